@@ -1,0 +1,162 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What a driver provides, and the nodes as drivers and the block layer's own
+ * files see them. A new driver is one new file and one line in drivers.c.
+ */
+#ifndef BLOCK_BLOCK_INT_H
+#define BLOCK_BLOCK_INT_H
+
+#include "block/block.h"
+#include "block/status-cache.h"
+#include "util/schema.h"
+#include "util/thread.h"
+
+typedef enum BlockDriverKind {
+    BLOCK_DRIVER_PROTOCOL, /* has no children */
+    BLOCK_DRIVER_FORMAT,
+    BLOCK_DRIVER_FILTER, /* passes its child's contents through */
+} BlockDriverKind;
+
+typedef struct BlockLimits {
+    uint32_t request_alignment;       /* bytes, power of two; 1: any */
+    uint32_t opt_alignment;           /* best alignment of requests, bytes */
+    uint32_t mem_alignment;           /* of buffers, bytes; 1: any */
+    uint32_t pwrite_zeroes_alignment; /* 0: request_alignment */
+    uint32_t pdiscard_alignment;      /* smaller pieces are dropped */
+    int64_t max_transfer;             /* bytes; 0: no limit */
+} BlockLimits;
+
+/* A link from a parent node or a BlockBackend to a node */
+typedef struct BdrvChild BdrvChild;
+typedef struct RangeLock RangeLock;
+typedef struct BdrvDirtyBitmap BdrvDirtyBitmap;
+
+struct BlockDriver {
+    const char *format_name;
+    BlockDriverKind kind;
+    size_t instance_size;
+    bool internal; /* blockdev-add does not offer it */
+
+    /* Its members of BlockdevOptions, an OBJECT; NULL: none. A child is a
+     * member of type blockdev_ref_type. */
+    const SchemaType *options;
+
+    /*
+     * @options is checked. Children are opened with bdrv_open_child(). 0, or
+     * -errno and @errp. Called with the graph mutex held, may do I/O.
+     */
+    int (*open)(BlockDriverState *bs, JsonObject *options, GError **errp);
+    /* Flushes, releases. All requests have ended. */
+    void (*close)(BlockDriverState *bs);
+
+    /* Requests: aligned to bs->limits, within max_transfer; any thread. */
+    int (*preadv)(BlockDriverState *bs, int64_t offset, int64_t bytes,
+                  const struct iovec *iov, int niov, int flags);
+    int (*pwritev)(BlockDriverState *bs, int64_t offset, int64_t bytes,
+                   const struct iovec *iov, int niov, int flags);
+    int (*pwrite_zeroes)(BlockDriverState *bs, int64_t offset, int64_t bytes,
+                         int flags);
+    int (*pdiscard)(BlockDriverState *bs, int64_t offset, int64_t bytes);
+    int (*flush)(BlockDriverState *bs);
+    int64_t (*getlength)(BlockDriverState *bs);
+    /* As blk_block_status(), but may answer RAW and may exceed @bytes. */
+    int (*block_status)(BlockDriverState *bs, unsigned want, int64_t offset,
+                        int64_t bytes, int64_t *pnum, int64_t *map,
+                        BlockDriverState **file);
+
+    /*
+     * Permissions: may this node's users have @perm and share @shared? Take
+     * what is needed (image locks), keep the old too; then either set_perm()
+     * or abort_perm(). NULL: always.
+     */
+    bool (*check_perm)(BlockDriverState *bs, uint64_t perm, uint64_t shared,
+                       GError **errp);
+    void (*set_perm)(BlockDriverState *bs, uint64_t perm, uint64_t shared);
+    void (*abort_perm)(BlockDriverState *bs);
+    /* What this node needs of @child, given what its users need of it. NULL:
+     * the same for filters and formats. */
+    void (*child_perm)(BlockDriverState *bs, BdrvChild *child, uint64_t perm,
+                       uint64_t shared, uint64_t *nperm, uint64_t *nshared);
+
+    /* Members for this node's "image" / "driver-specific"; main thread, short:
+     * no I/O, no wait. Either may be NULL. */
+    void (*get_info)(BlockDriverState *bs, JsonObject *image);
+    JsonObject *(*get_specific_stats)(BlockDriverState *bs);
+    /* The status cache of this very node, referenced; or NULL. */
+    StatusCache *(*get_status_cache)(BlockDriverState *bs);
+
+    /* blockdev-create: the members of its options, and the work */
+    const SchemaType *create_options;
+    int (*create)(JsonObject *options, GError **errp);
+};
+
+struct BdrvChild {
+    BlockDriverState *bs;
+    BlockDriverState *parent; /* or NULL */
+    BlockBackend *blk;        /* or NULL */
+    char *name;               /* "file", "root" */
+    uint64_t perm, shared_perm;
+};
+
+struct BlockDriverState {
+    const BlockDriver *drv;
+    void *opaque; /* instance_size bytes, zeroed, the driver's own */
+    char *node_name;
+    int refcnt;     /* atomic */
+    bool read_only; /* as it is now */
+    bool auto_read_only;
+    bool monitor_owned;
+    bool discard_unmap; /* option discard */
+    bool cache_direct, cache_no_flush;
+    JsonObject *options; /* as given */
+    BlockLimits limits;  /* set by open */
+
+    BdrvChild *file;            /* the child of formats and filters */
+    GPtrArray *parents;         /* of BdrvChild; short graph lock */
+    uint64_t perm, shared_perm; /* cumulative; graph mutex */
+
+    RangeLock *range_lock;
+    Mutex dirty_lock;
+    GPtrArray *dirty_bitmaps; /* dirty_lock */
+
+    uint64_t wr_highest_offset; /* atomic */
+};
+
+/* The array of drivers in drivers.c, NULL-terminated */
+extern const BlockDriver *const bdrv_drivers[];
+const BlockDriver *bdrv_find_driver(const char *format_name);
+
+extern const SchemaType blockdev_options_type; /* BlockdevOptions */
+extern const SchemaType blockdev_ref_type;     /* BlockdevRef */
+
+/*
+ * The child @name of @bs: opens what options say (inline object or node name)
+ * and attaches it. Called from drv->open.
+ */
+BdrvChild *bdrv_open_child(BlockDriverState *bs, JsonObject *options,
+                           const char *name, GError **errp);
+/* Attach an existing node; detach. Graph mutex held. */
+BdrvChild *bdrv_attach_child(BlockDriverState *parent, BlockDriverState *bs,
+                             const char *name, GError **errp);
+void bdrv_detach_child(BdrvChild *child);
+
+/*
+ * Requests between nodes: the caller is inside a gate. Any alignment, within
+ * the disk; bounced, split, falling back as needed.
+ */
+int bdrv_preadv(BlockDriverState *bs, int64_t offset, int64_t bytes,
+                const struct iovec *iov, int niov, int flags);
+int bdrv_pwritev(BlockDriverState *bs, int64_t offset, int64_t bytes,
+                 const struct iovec *iov, int niov, int flags);
+int bdrv_pwrite_zeroes(BlockDriverState *bs, int64_t offset, int64_t bytes,
+                       int flags);
+int bdrv_pdiscard(BlockDriverState *bs, int64_t offset, int64_t bytes);
+int bdrv_flush(BlockDriverState *bs);
+int bdrv_block_status(BlockDriverState *bs, unsigned want, int64_t offset,
+                      int64_t bytes, int64_t *pnum, int64_t *map,
+                      BlockDriverState **file);
+/* The status cache that answers for @bs, its own or that of the child it passes
+ * through (raw, filters), referenced; or NULL. Any thread. */
+StatusCache *bdrv_get_status_cache(BlockDriverState *bs);
+
+#endif

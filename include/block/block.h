@@ -1,0 +1,198 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The block layer as its users (exports, jobs, monitor commands) see it.
+ *
+ * Nodes (BlockDriverState) form a graph; a user holds a BlockBackend, which
+ * says what it takes from and what it shares with the other users of a node,
+ * and sends its requests through it. Requests are plain, synchronous,
+ * thread-safe functions: any number of threads may send requests through one
+ * BlockBackend at once. They return 0 or a negative errno.
+ *
+ * Locks, in this order:
+ *  1. the graph mutex (bdrv_graph_lock): held by whoever changes the graph or
+ *     drains it: the management thread, and a job that starts or ends. May be
+ *     held over I/O. Never taken by the main thread or by a request.
+ *  2. gates: a request is inside its BlockBackend's gate from start to end.
+ *     Draining closes the gates above a node and waits for those inside.
+ *  3. the short graph lock, private to block.c, which queries take to walk
+ *     the nodes: never held over I/O or a wait.
+ */
+#ifndef BLOCK_BLOCK_H
+#define BLOCK_BLOCK_H
+
+#include <glib.h>
+#include <json-glib/json-glib.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+#include "block/wait.h"
+
+typedef struct BlockDriverState BlockDriverState;
+typedef struct BlockDriver BlockDriver;
+typedef struct BlockBackend BlockBackend;
+
+/* Permissions, as QEMU's; the bit numbers are those of its image locks */
+enum {
+    BLK_PERM_CONSISTENT_READ = 0x01,
+    BLK_PERM_WRITE = 0x02,
+    BLK_PERM_WRITE_UNCHANGED = 0x04,
+    BLK_PERM_RESIZE = 0x08,
+    BLK_PERM_ALL = 0x0f,
+};
+
+/* Flags of requests */
+enum {
+    BDRV_REQ_FUA = 0x1,         /* on stable storage when it returns */
+    BDRV_REQ_MAY_UNMAP = 0x2,   /* write zeroes: may deallocate */
+    BDRV_REQ_NO_FALLBACK = 0x4, /* write zeroes: -ENOTSUP if not fast */
+};
+
+/* Block status, as QEMU's */
+enum {
+    BDRV_BLOCK_DATA = 0x01,
+    BDRV_BLOCK_ZERO = 0x02,
+    BDRV_BLOCK_OFFSET_VALID = 0x04,
+    BDRV_BLOCK_RAW = 0x08, /* only between drivers: ask *file at *map */
+    BDRV_BLOCK_ALLOCATED = 0x10,
+    BDRV_BLOCK_EOF = 0x20,
+    BDRV_BLOCK_PROBED = 0x100, /* ours: the file system had to be asked */
+};
+
+/* What a block-status question wants to know; 0: only whether allocated */
+enum {
+    BDRV_WANT_ZERO = 0x1,
+    BDRV_WANT_OFFSET_VALID = 0x2,
+    BDRV_WANT_PRECISE = 0x3,
+};
+
+#define BDRV_MAX_LENGTH INT64_MAX
+/* No single request is larger; callers split. */
+#define BDRV_REQUEST_MAX_BYTES (INT64_C(1) << 30)
+
+/* ---- the graph ---------------------------------------------------------- */
+
+void bdrv_graph_lock(void);
+void bdrv_graph_unlock(void);
+
+/*
+ * Create a node from the options of blockdev-add, checked against
+ * blockdev_options_type (children may be given inline or by node name). The
+ * monitor owns one reference if the options name the node; children created
+ * inline go with their parent. Graph mutex held. NULL and @errp on error.
+ */
+BlockDriverState *bdrv_open(JsonObject *options, GError **errp);
+/* blockdev-del: fails while anybody uses the node. Graph mutex held. */
+bool bdrv_monitor_del(const char *node_name, GError **errp);
+
+/* A reference to the node of that name, or NULL and @errp. Any thread. */
+BlockDriverState *bdrv_find_node(const char *node_name, GError **errp);
+BlockDriverState *bdrv_ref(BlockDriverState *bs);
+/*
+ * The last reference closes the node, which may wait for I/O: only with the
+ * graph mutex held, unless the caller knows that others hold references.
+ * bdrv_unref_later() hands it to the management thread instead.
+ */
+void bdrv_unref(BlockDriverState *bs);
+void bdrv_unref_later(BlockDriverState *bs);
+const char *bdrv_node_name(BlockDriverState *bs);
+const char *bdrv_driver_name(BlockDriverState *bs);
+bool bdrv_is_read_only(BlockDriverState *bs);
+int64_t bdrv_getlength(BlockDriverState *bs); /* exact bytes, or -errno */
+
+/* All nodes in order of creation, each with a reference. Any thread. */
+GPtrArray *bdrv_all_nodes(void);
+
+/*
+ * Drain: no request is inside any gate above @bs between begin and end, and
+ * none enters. Graph mutex held. Nests.
+ */
+void bdrv_drained_begin(BlockDriverState *bs);
+void bdrv_drained_end(BlockDriverState *bs);
+
+/*
+ * Put @filter (opened without a child) between @bs and all its parents but
+ * those that belong to jobs, and attach @bs below it; and the reverse. Graph
+ * mutex held; drains by itself.
+ */
+bool bdrv_insert_filter(BlockDriverState *filter, BlockDriverState *bs,
+                        GError **errp);
+bool bdrv_remove_filter(BlockDriverState *filter, GError **errp);
+/*
+ * All parents of @from that may follow use @to from now on; permissions are
+ * checked first, and on failure nothing has changed. Graph mutex held, @from
+ * drained by the caller.
+ */
+bool bdrv_replace_node(BlockDriverState *from, BlockDriverState *to,
+                       GError **errp);
+/* A driver's node that no blockdev-add made (filters); NULL name: generated */
+BlockDriverState *bdrv_new_internal(const BlockDriver *drv,
+                                    const char *node_name, GError **errp);
+
+/* At exit: flush and close everything. Main thread, all users gone. */
+void bdrv_close_all(void);
+
+/* ---- users -------------------------------------------------------------- */
+
+/* Who is asking, for messages: "export 'e0'", "job 'm0'" */
+BlockBackend *blk_new(const char *user, bool is_job, uint64_t perm,
+                      uint64_t shared_perm);
+/* Graph mutex held. Takes a reference of @bs; fails on permission conflicts. */
+bool blk_attach(BlockBackend *blk, BlockDriverState *bs, GError **errp);
+void blk_detach(BlockBackend *blk);
+bool blk_set_perm(BlockBackend *blk, uint64_t perm, uint64_t shared_perm,
+                  GError **errp);
+/* Detaches if necessary, then frees. Graph mutex held. */
+void blk_free(BlockBackend *blk);
+/* The node below, referenced: it may change at any time but inside a drain. */
+BlockDriverState *blk_get_bs(BlockBackend *blk);
+/*
+ * Requests that wait at the gate or for a range give up with -ECANCELED from
+ * now on. For a user that is going away.
+ */
+void blk_cancel_waits(BlockBackend *blk);
+
+/*
+ * Requests. [@offset, @offset + @bytes) must lie within the disk (-EIO
+ * otherwise; -EINVAL if negative); @bytes at most BDRV_REQUEST_MAX_BYTES
+ * except for status, discard and write zeroes, which are split.
+ */
+int blk_pread(BlockBackend *blk, int64_t offset, int64_t bytes, void *buf,
+              int flags);
+int blk_pwrite(BlockBackend *blk, int64_t offset, int64_t bytes,
+               const void *buf, int flags);
+int blk_preadv(BlockBackend *blk, int64_t offset, int64_t bytes,
+               const struct iovec *iov, int niov, int flags);
+int blk_pwritev(BlockBackend *blk, int64_t offset, int64_t bytes,
+                const struct iovec *iov, int niov, int flags);
+int blk_pwrite_zeroes(BlockBackend *blk, int64_t offset, int64_t bytes,
+                      int flags);
+int blk_pdiscard(BlockBackend *blk, int64_t offset, int64_t bytes);
+int blk_flush(BlockBackend *blk);
+int64_t blk_getlength(BlockBackend *blk);
+bool blk_is_read_only(BlockBackend *blk);
+/* The alignment below which requests are bounced, and the best one; bytes */
+uint32_t blk_request_alignment(BlockBackend *blk);
+uint32_t blk_opt_alignment(BlockBackend *blk);
+
+/*
+ * Status at @offset: BDRV_BLOCK_ flags or -errno; *@pnum (> 0 unless at the end
+ * of the disk) tells how far it holds, at most @bytes.
+ */
+int blk_block_status(BlockBackend *blk, int64_t offset, int64_t bytes,
+                     unsigned want, int64_t *pnum);
+
+/* Counters of one user's requests, as in BlockDeviceStats; any thread */
+typedef struct BlockStats {
+    uint64_t rd_bytes, wr_bytes, unmap_bytes, zero_bytes;
+    uint64_t rd_operations, wr_operations, flush_operations, unmap_operations,
+        zero_operations;
+    uint64_t failed_rd_operations, failed_wr_operations,
+        failed_flush_operations, failed_unmap_operations,
+        failed_zero_operations;
+    uint64_t rd_total_time_ns, wr_total_time_ns, flush_total_time_ns,
+        unmap_total_time_ns, zero_total_time_ns;
+    uint64_t wr_highest_offset;
+} BlockStats;
+
+#endif

@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Dirty bitmaps: which parts of a node were written since. A write marks them
+ * after the status cache is settled and before it is acknowledged, whether it
+ * succeeded or not. Any thread; each bitmap has a lock of its own.
+ */
+#ifndef BLOCK_DIRTY_BITMAP_H
+#define BLOCK_DIRTY_BITMAP_H
+
+#include "block/block-int.h"
+
+/* @granularity: bytes, a power of two from 512 to 2 GiB. @name may be NULL. */
+BdrvDirtyBitmap *bdrv_create_dirty_bitmap(BlockDriverState *bs,
+                                          uint32_t granularity,
+                                          const char *name, GError **errp);
+void bdrv_release_dirty_bitmap(BlockDriverState *bs, BdrvDirtyBitmap *bitmap);
+
+uint32_t bdrv_dirty_bitmap_granularity(const BdrvDirtyBitmap *bitmap);
+const char *bdrv_dirty_bitmap_name(const BdrvDirtyBitmap *bitmap);
+/* Bytes marked, counted in whole granules but not beyond the disk's end */
+int64_t bdrv_get_dirty_count(BdrvDirtyBitmap *bitmap);
+void bdrv_set_dirty_bitmap(BdrvDirtyBitmap *bitmap, int64_t offset,
+                           int64_t bytes);
+void bdrv_reset_dirty_bitmap(BdrvDirtyBitmap *bitmap, int64_t offset,
+                             int64_t bytes);
+/*
+ * The first dirty area in [@offset, @end): stores it, at most @max_bytes of it,
+ * and returns true; false if there is none.
+ */
+bool bdrv_dirty_bitmap_next_area(BdrvDirtyBitmap *bitmap, int64_t offset,
+                                 int64_t end, int64_t max_bytes,
+                                 int64_t *dirty_offset, int64_t *dirty_bytes);
+
+/* For io.c: [@offset, @offset + @bytes) of @bs was or may have been written. */
+void bdrv_set_dirty(BlockDriverState *bs, int64_t offset, int64_t bytes);
+/* JSON rows for query-named-block-nodes; any thread */
+JsonArray *bdrv_query_dirty_bitmaps(BlockDriverState *bs);
+
+#endif

@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The one way to wait for something that is not a system call on the disk:
+ * with a deadline, and so that somebody else can put an end to it.
+ */
+#ifndef BLOCK_WAIT_H
+#define BLOCK_WAIT_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "util/thread.h"
+
+/* Waits that are ended together: those of one export, one job */
+typedef struct BdrvCancel BdrvCancel;
+
+BdrvCancel *bdrv_cancel_new(void);
+BdrvCancel *bdrv_cancel_ref(BdrvCancel *cancel);
+void bdrv_cancel_unref(BdrvCancel *cancel);
+/* All waits with @cancel, now and later, return -ECANCELED. Any thread; the
+ * caller holds none of the mutexes that are waited with. */
+void bdrv_cancel(BdrvCancel *cancel);
+bool bdrv_cancelled(BdrvCancel *cancel);
+
+/*
+ * cond_wait_until() that also returns when @cancel (may be NULL) is fired. 0 if
+ * woken (look at the predicate again), -ETIMEDOUT, or -ECANCELED. @mutex is
+ * held on entry and on return, and was released in between. @cond must be one
+ * that wakers broadcast.
+ */
+int bdrv_wait(Cond *cond, Mutex *mutex, int64_t deadline_us,
+              BdrvCancel *cancel);
+
+#endif
