@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* Error classes and messages (util/error.c) */
-#include <check.h>
 #include <errno.h>
 #include <glib.h>
 
+#include "unit-main.h"
 #include "util/error.h"
 
 START_TEST(test_class_names)
@@ -33,14 +33,9 @@ int main(void)
 {
     Suite *s = suite_create("error");
     TCase *tc = tcase_create("error");
-    SRunner *sr = srunner_create(s);
-    int failed;
 
     tcase_add_test(tc, test_class_names);
     tcase_add_test(tc, test_errno);
     suite_add_tcase(s, tc);
-    srunner_run_all(sr, CK_NORMAL);
-    failed = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failed ? 1 : 0;
+    return unit_main(s);
 }
