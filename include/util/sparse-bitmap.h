@@ -57,10 +57,11 @@ uint64_t sparse_bitmap_count(const SparseBitmap *bitmap);
 size_t sparse_bitmap_memory(const SparseBitmap *bitmap);
 
 /*
- * The first leaf that holds memory of its own at or after bit @start: stores
- * its range in @leaf_start and @leaf_count (clipped to the bitmap) and returns
- * true; false if there is none. For a caller that must give memory back and
- * looks for something to forget.
+ * The first leaf that holds memory of its own and ends beyond bit @start:
+ * stores its range in @leaf_start (which may lie before @start) and @leaf_count
+ * (clipped to the bitmap) and returns true; false if there is none. For a
+ * caller that must give memory back and looks for something to forget: making
+ * the leaf's range all set or all clear frees the leaf.
  */
 bool sparse_bitmap_next_leaf(const SparseBitmap *bitmap, uint64_t start,
                              uint64_t *leaf_start, uint64_t *leaf_count);
