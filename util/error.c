@@ -2,7 +2,7 @@
 /* Errors of configuration and management: GErrors with QMP's classes. */
 #include "util/error.h"
 
-G_DEFINE_QUARK(seekless-error-quark, seekless_error)
+G_DEFINE_QUARK(seekless_error, seekless_error)
 
 static const char *const class_names[] = {
     [ERROR_GENERIC] = "GenericError",
