@@ -3,7 +3,8 @@
  * The command line's option syntax: either a JSON object, or
  * key=value,key.sub=value,... with dotted keys, where "," inside a value is
  * doubled. In the second form all values are strings: schema_check() with
- * keyval turns them into what the schema wants.
+ * keyval turns them into what the schema wants. Objects whose keys are 0, 1,
+ * 2... become arrays. A key that comes twice has its last value.
  */
 #ifndef UTIL_KEYVAL_H
 #define UTIL_KEYVAL_H

@@ -53,7 +53,8 @@ struct SchemaType {
      * named @discriminator chooses further members. @branch stores tag and
      * type (an OBJECT without a discriminator of its own, or NULL for no
      * further members) of the n-th branch and returns false when there is no
-     * such branch.
+     * such branch. A value of an enum that has no branch has no further
+     * members, a string without a branch is refused.
      */
     const char *discriminator;
     bool (*branch)(size_t n, const char **tag, const SchemaType **type);
@@ -65,9 +66,8 @@ extern const SchemaType schema_str, schema_bool, schema_int, schema_uint,
 /*
  * Check @node against @type: types, required members, unknown names, enum
  * values. @what names the value in messages ("" for a command's arguments).
- * With @keyval, scalars are strings as they come from a command line and are
- * replaced in place by values of the right type, and objects whose keys are
- * 0, 1, 2... become arrays where an array is wanted.
+ * With @keyval, scalars are strings as keyval_parse() leaves them and are
+ * replaced in place by values of the right type.
  * Messages are QEMU's: "Parameter 'x' is missing", "Parameter 'x' is
  * unexpected", "Invalid parameter type for 'x', expected: string", "Parameter
  * 'x' does not accept value 'y'"; names of nested members are dotted.
