@@ -107,9 +107,18 @@ static inline void mutex_guard_release(Mutex **m)
     mutex_unlock(*m);
 }
 
-/* Hold @mutex until the end of the enclosing scope. */
+/*
+ * Hold @mutex until the end of the enclosing scope. May stand after statements,
+ * where the house rules allow no other declaration.
+ */
+/* clang-format off */
 #define MUTEX_GUARD(mutex)                                                     \
-    __attribute__((cleanup(mutex_guard_release), unused)) Mutex *G_PASTE(      \
-        mutex_guard_, __LINE__) = (mutex_lock(mutex), (mutex))
+    _Pragma("GCC diagnostic push")                                             \
+    _Pragma("GCC diagnostic ignored \"-Wdeclaration-after-statement\"")        \
+    __attribute__((cleanup(mutex_guard_release), unused)) Mutex *              \
+        G_PASTE(mutex_guard_, __LINE__) = (mutex_lock(mutex), (mutex));        \
+    _Pragma("GCC diagnostic pop")                                              \
+    _Static_assert(1, "for the semicolon")
+/* clang-format on */
 
 #endif
