@@ -117,7 +117,8 @@ struct BlockDriverState {
 
     RangeLock *range_lock;
     Mutex dirty_lock;
-    GPtrArray *dirty_bitmaps; /* dirty_lock */
+    GPtrArray *dirty_bitmaps; /* dirty_lock; made by the first bitmap */
+    int n_dirty_bitmaps; /* atomic: their number, for a look without lock */
 
     uint64_t wr_highest_offset; /* atomic */
 };

@@ -3,24 +3,35 @@
  * Dirty bitmaps: which parts of a node were written since. A write marks them
  * after the status cache is settled and before it is acknowledged, whether it
  * succeeded or not. Any thread; each bitmap has a lock of its own.
+ *
+ * A write that is acknowledged after bdrv_create_dirty_bitmap() returned is
+ * marked. Whoever needs "every write that began after" has it with that, and
+ * who needs "no write that began before" drains the node around the creation.
  */
 #ifndef BLOCK_DIRTY_BITMAP_H
 #define BLOCK_DIRTY_BITMAP_H
 
 #include "block/block-int.h"
 
-/* @granularity: bytes, a power of two from 512 to 2 GiB. @name may be NULL. */
+/*
+ * An empty bitmap. @granularity: bytes, a power of two from 512 to 2 GiB. @name
+ * is unique among those of @bs, or NULL. May ask the driver for the length of
+ * the disk.
+ */
 BdrvDirtyBitmap *bdrv_create_dirty_bitmap(BlockDriverState *bs,
                                           uint32_t granularity,
                                           const char *name, GError **errp);
+/* Nobody else may be using @bitmap; writes to @bs may be in flight. */
 void bdrv_release_dirty_bitmap(BlockDriverState *bs, BdrvDirtyBitmap *bitmap);
 
 uint32_t bdrv_dirty_bitmap_granularity(const BdrvDirtyBitmap *bitmap);
 const char *bdrv_dirty_bitmap_name(const BdrvDirtyBitmap *bitmap);
 /* Bytes marked, counted in whole granules but not beyond the disk's end */
 int64_t bdrv_get_dirty_count(BdrvDirtyBitmap *bitmap);
+/* Marks every granule that the range touches. */
 void bdrv_set_dirty_bitmap(BdrvDirtyBitmap *bitmap, int64_t offset,
                            int64_t bytes);
+/* Clears the granules that the range covers up to their end or the disk's. */
 void bdrv_reset_dirty_bitmap(BdrvDirtyBitmap *bitmap, int64_t offset,
                              int64_t bytes);
 /*
