@@ -1,0 +1,883 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The rules of the status cache (block/status-cache.c), each with the race that
+ * makes it necessary. Begin and end are called in the order that the race
+ * needs, so that every test is deterministic; scripts/break-rules takes the
+ * rules out one by one and expects a failure here.
+ */
+#include <check.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "block/status-cache.h"
+#include "unit-main.h"
+
+#define KIB INT64_C(1024)
+#define B (4 * KIB) /* a block */
+#define LEN (64 * B)
+
+static StatusCache *cache;
+
+static StatusCache *new_cache(int64_t length, uint64_t max_memory,
+                              StatusCacheMode mode)
+{
+    StatusCacheOptions o = {
+        .length = length,
+        .granularity = B,
+        .max_memory = max_memory,
+        .mode = mode,
+    };
+    GError *err = NULL;
+    StatusCache *c = status_cache_new(&o, &err);
+
+    ck_assert_ptr_nonnull(c);
+    ck_assert_ptr_null(err);
+    return c;
+}
+
+static void setup(void)
+{
+    cache = new_cache(LEN, 0, STATUS_CACHE_ON);
+}
+
+static void teardown(void)
+{
+    status_cache_unref(cache);
+}
+
+static BlockState at(int64_t offset)
+{
+    int64_t pnum;
+
+    return status_cache_peek(cache, offset, 1, &pnum);
+}
+
+#define assert_unknown(offset) ck_assert_int_eq(at(offset), BLOCK_STATE_UNKNOWN)
+#define assert_data(offset) ck_assert_int_eq(at(offset), BLOCK_STATE_DATA)
+#define assert_zero(offset) ck_assert_int_eq(at(offset), BLOCK_STATE_ZERO)
+
+static void do_write(int64_t offset, int64_t bytes)
+{
+    StatusOp op;
+
+    status_cache_write_begin(cache, &op, offset, bytes);
+    status_cache_write_end(cache, &op, true);
+}
+
+static void do_zero(int64_t offset, int64_t bytes)
+{
+    StatusOp op;
+
+    status_cache_zero_begin(cache, &op, offset, bytes, false);
+    status_cache_zero_end(cache, &op, true);
+}
+
+static BlockState do_fill(StatusOp *op, int64_t offset, int64_t bytes,
+                          BlockState state)
+{
+    int64_t pnum;
+    BlockState told =
+        status_cache_probe_fill(cache, op, offset, bytes, state, &pnum);
+
+    ck_assert_int_gt(pnum, 0);
+    ck_assert_int_le(pnum, bytes);
+    return told;
+}
+
+static BlockState do_probe(int64_t offset, int64_t bytes, BlockState state)
+{
+    StatusOp op;
+    BlockState told;
+
+    status_cache_probe_begin(cache, &op, offset, bytes);
+    told = do_fill(&op, offset, bytes, state);
+    status_cache_probe_end(cache, &op);
+    return told;
+}
+
+/* ---- rule 1 -------------------------------------------------------------- */
+
+START_TEST(write_is_data_before_the_data_goes_out)
+{
+    StatusOp w;
+
+    do_zero(0, LEN);
+    status_cache_write_begin(cache, &w, 3 * B + 7, 10);
+    assert_zero(2 * B);
+    assert_data(3 * B);
+    assert_zero(4 * B);
+    status_cache_write_end(cache, &w, true);
+    assert_data(3 * B);
+}
+END_TEST
+
+START_TEST(write_rounds_outward)
+{
+    do_zero(0, LEN);
+    do_write(2 * B - 1, 2);
+    assert_zero(0);
+    assert_data(B);
+    assert_data(2 * B);
+    assert_zero(3 * B);
+}
+END_TEST
+
+START_TEST(write_taints_zero_in_flight)
+{
+    StatusOp z, w;
+
+    status_cache_zero_begin(cache, &z, 0, 8 * B, false);
+    status_cache_write_begin(cache, &w, 2 * B, B);
+    status_cache_write_end(cache, &w, true);
+    status_cache_zero_end(cache, &z, true);
+    assert_zero(B);
+    assert_unknown(2 * B);
+    assert_zero(3 * B);
+}
+END_TEST
+
+START_TEST(write_that_met_a_zero_leaves_unknown)
+{
+    StatusOp z, w;
+
+    status_cache_zero_begin(cache, &z, 0, 8 * B, false);
+    status_cache_write_begin(cache, &w, 2 * B, B);
+    status_cache_zero_end(cache, &z, true);
+    assert_data(2 * B); /* the write is still out there */
+    status_cache_write_end(cache, &w, true);
+    assert_unknown(2 * B);
+}
+END_TEST
+
+START_TEST(failed_write_leaves_unknown)
+{
+    StatusOp w;
+
+    do_zero(0, LEN);
+    status_cache_write_begin(cache, &w, B, 2 * B);
+    assert_data(B);
+    status_cache_write_end(cache, &w, false);
+    assert_zero(0);
+    assert_unknown(B);
+    assert_unknown(2 * B);
+    assert_zero(3 * B);
+}
+END_TEST
+
+/* ---- rule 2 -------------------------------------------------------------- */
+
+START_TEST(zero_changes_nothing_until_it_ends)
+{
+    StatusOp z;
+
+    do_write(0, 2 * B);
+    status_cache_zero_begin(cache, &z, 0, 4 * B, false);
+    assert_data(0);
+    assert_data(B);
+    assert_unknown(2 * B);
+    status_cache_zero_end(cache, &z, true);
+    assert_zero(0);
+    assert_zero(3 * B);
+}
+END_TEST
+
+START_TEST(zero_rounds_inward)
+{
+    do_write(0, LEN);
+    do_zero(B - 1, 2 * B + 2);
+    assert_data(0);
+    assert_zero(B);
+    assert_zero(2 * B);
+    assert_data(3 * B);
+    do_zero(5 * B + 1, B - 1);
+    assert_data(5 * B);
+}
+END_TEST
+
+START_TEST(zero_starts_tainted_under_a_write)
+{
+    StatusOp z, w;
+
+    status_cache_write_begin(cache, &w, 2 * B, B);
+    status_cache_zero_begin(cache, &z, 0, 8 * B, false);
+    status_cache_zero_end(cache, &z, true);
+    assert_zero(B);
+    assert_data(2 * B);
+    assert_zero(3 * B);
+    status_cache_write_end(cache, &w, true);
+    assert_unknown(2 * B); /* either may have come last */
+}
+END_TEST
+
+START_TEST(failed_zero_changes_nothing)
+{
+    StatusOp z;
+
+    do_write(0, B);
+    do_zero(B, B);
+    status_cache_zero_begin(cache, &z, 0, 3 * B, false);
+    status_cache_zero_end(cache, &z, false);
+    assert_data(0);
+    assert_zero(B);
+    assert_unknown(2 * B);
+}
+END_TEST
+
+START_TEST(punched_hole_is_a_zero)
+{
+    StatusOp p;
+    StatusCacheStats s;
+
+    do_write(0, 4 * B);
+    status_cache_zero_begin(cache, &p, B, 2 * B, true);
+    status_cache_zero_end(cache, &p, true);
+    assert_data(0);
+    assert_zero(B);
+    assert_zero(2 * B);
+    assert_data(3 * B);
+    status_cache_get_stats(cache, &s);
+    ck_assert_uint_eq(s.learned_discards, 2 * B);
+    ck_assert_uint_eq(s.learned_zeroes, 0);
+}
+END_TEST
+
+START_TEST(discard_without_promise_is_unknown)
+{
+    StatusOp d, z;
+
+    do_zero(0, LEN);
+    status_cache_discard_begin(cache, &d, B + 1, B);
+    assert_zero(0);
+    assert_unknown(B);
+    assert_unknown(2 * B);
+    assert_zero(3 * B);
+    /* it may still undo a zero-write that began and ended within it */
+    status_cache_zero_begin(cache, &z, 0, 4 * B, false);
+    status_cache_zero_end(cache, &z, true);
+    assert_unknown(B);
+    status_cache_discard_end(cache, &d);
+    assert_unknown(B);
+    assert_zero(0);
+}
+END_TEST
+
+START_TEST(discard_taints_zero_in_flight)
+{
+    StatusOp d, z;
+
+    status_cache_zero_begin(cache, &z, 0, 4 * B, false);
+    status_cache_discard_begin(cache, &d, B, B);
+    status_cache_discard_end(cache, &d);
+    status_cache_zero_end(cache, &z, true);
+    assert_zero(0);
+    assert_unknown(B);
+    assert_zero(2 * B);
+}
+END_TEST
+
+START_TEST(discard_end_forgets_a_write_within_it)
+{
+    StatusOp d;
+
+    status_cache_discard_begin(cache, &d, 0, 4 * B);
+    do_write(B, B);
+    status_cache_discard_end(cache, &d);
+    assert_unknown(B);
+}
+END_TEST
+
+/* ---- rule 3 -------------------------------------------------------------- */
+
+START_TEST(probe_fills_unknown_only)
+{
+    StatusOp p;
+
+    status_cache_probe_begin(cache, &p, 0, 8 * B);
+    do_write(2 * B, B); /* after the probe looked */
+    do_zero(3 * B, B);
+    ck_assert_int_eq(do_fill(&p, 0, 3 * B, BLOCK_STATE_ZERO), BLOCK_STATE_ZERO);
+    ck_assert_int_eq(do_fill(&p, 2 * B, B, BLOCK_STATE_ZERO), BLOCK_STATE_DATA);
+    do_fill(&p, 3 * B, 5 * B, BLOCK_STATE_DATA);
+    status_cache_probe_end(cache, &p);
+    assert_zero(B);
+    assert_data(2 * B);
+    assert_zero(3 * B);
+    assert_data(4 * B);
+}
+END_TEST
+
+START_TEST(probe_starts_tainted_under_a_write)
+{
+    StatusOp w, p;
+    StatusCacheStats s;
+
+    status_cache_write_begin(cache, &w, B, B);
+    status_cache_flush(cache); /* the mark is lost, the write goes on */
+    status_cache_probe_begin(cache, &p, 0, 4 * B);
+    ck_assert_int_eq(do_fill(&p, B, B, BLOCK_STATE_ZERO), BLOCK_STATE_DATA);
+    do_fill(&p, 0, 4 * B, BLOCK_STATE_ZERO);
+    status_cache_probe_end(cache, &p);
+    status_cache_write_end(cache, &w, true);
+    assert_zero(0);
+    assert_unknown(B);
+    assert_zero(2 * B);
+    status_cache_get_stats(cache, &s);
+    ck_assert_uint_eq(s.tainted_probes, 1);
+}
+END_TEST
+
+START_TEST(failed_write_taints_probe)
+{
+    StatusOp w, p;
+
+    status_cache_probe_begin(cache, &p, 0, 4 * B); /* looks: a hole */
+    status_cache_write_begin(cache, &w, B, B);
+    status_cache_write_end(cache, &w, false); /* half of it is there */
+    ck_assert_int_eq(do_fill(&p, B, B, BLOCK_STATE_ZERO), BLOCK_STATE_DATA);
+    status_cache_probe_end(cache, &p);
+    assert_unknown(B);
+}
+END_TEST
+
+START_TEST(forgetting_taints_probe)
+{
+    int how;
+
+    for (how = 0; how < 5; how++) {
+        StatusOp p, d;
+
+        status_cache_probe_begin(cache, &p, 0, 4 * B); /* looks: a hole */
+        do_write(B, B);
+        switch (how) {
+        case 0:
+            status_cache_flush(cache);
+            break;
+        case 1:
+            status_cache_forget(cache, B, B);
+            break;
+        case 2:
+            status_cache_discard_begin(cache, &d, B, B);
+            status_cache_discard_end(cache, &d);
+            break;
+        case 3:
+            status_cache_resize(cache, B);
+            status_cache_resize(cache, LEN);
+            break;
+        case 4:
+            status_cache_set_mode(cache, STATUS_CACHE_OFF);
+            status_cache_set_mode(cache, STATUS_CACHE_ON);
+            break;
+        }
+        ck_assert_int_eq(do_fill(&p, B, B, BLOCK_STATE_ZERO), BLOCK_STATE_DATA);
+        status_cache_probe_end(cache, &p);
+        ck_assert_msg(at(B) == BLOCK_STATE_UNKNOWN, "case %d", how);
+        status_cache_flush(cache);
+    }
+}
+END_TEST
+
+START_TEST(eviction_taints_probe)
+{
+    StatusOp p;
+    StatusCacheStats s;
+    int64_t length = 64 * 1024 * B, i;
+
+    status_cache_unref(cache);
+    cache = new_cache(length, 6 * KIB, STATUS_CACHE_ON);
+    status_cache_probe_begin(cache, &p, 0, length);
+    for (i = 0; i < length; i += 2 * B) {
+        do_write(i, B);
+    }
+    status_cache_get_stats(cache, &s);
+    ck_assert_uint_gt(s.evictions, 0);
+    /* no block may be called a hole by the look before all these writes */
+    for (i = 0; i < length; i += 2 * B) {
+        do_fill(&p, i, B, BLOCK_STATE_ZERO);
+        ck_assert_int_ne(at(i), BLOCK_STATE_ZERO);
+    }
+    status_cache_probe_end(cache, &p);
+}
+END_TEST
+
+START_TEST(probe_rounds)
+{
+    StatusOp p;
+
+    status_cache_probe_begin(cache, &p, 0, 8 * B);
+    do_fill(&p, 2 * B + 512, 512, BLOCK_STATE_DATA);
+    /* true of the bytes that were asked for, but not of a whole block */
+    ck_assert_int_eq(do_fill(&p, 4 * B + 512, 3 * B - 512, BLOCK_STATE_ZERO),
+                     BLOCK_STATE_ZERO);
+    do_fill(&p, 7 * B, 512, BLOCK_STATE_ZERO);
+    status_cache_probe_end(cache, &p);
+    assert_unknown(B);
+    assert_data(2 * B);
+    assert_unknown(3 * B);
+    assert_unknown(4 * B);
+    assert_zero(5 * B);
+    assert_zero(6 * B);
+    assert_unknown(7 * B);
+}
+END_TEST
+
+START_TEST(write_taints_probe_where_nothing_is_remembered)
+{
+    StatusOp p, w;
+
+    status_cache_set_mode(cache, STATUS_CACHE_OFF);
+    status_cache_probe_begin(cache, &p, 0, 4 * B);
+    status_cache_write_begin(cache, &w, B, B);
+    ck_assert_int_eq(do_fill(&p, B, B, BLOCK_STATE_ZERO), BLOCK_STATE_DATA);
+    ck_assert_int_eq(do_fill(&p, 2 * B, B, BLOCK_STATE_ZERO), BLOCK_STATE_ZERO);
+    status_cache_write_end(cache, &w, true);
+    status_cache_probe_end(cache, &p);
+    assert_unknown(2 * B);
+}
+END_TEST
+
+START_TEST(many_taints_are_merged_not_lost)
+{
+    StatusOp z;
+    int i;
+
+    status_cache_zero_begin(cache, &z, 0, LEN, false);
+    for (i = 1; i < 60; i += 2) {
+        do_write(i * B, B);
+    }
+    status_cache_zero_end(cache, &z, true);
+    for (i = 1; i < 60; i += 2) {
+        ck_assert_int_ne(at(i * B), BLOCK_STATE_ZERO);
+    }
+    assert_zero(0);
+    assert_zero(62 * B);
+}
+END_TEST
+
+/* ---- rule 4 -------------------------------------------------------------- */
+
+static bool looked(int64_t offset)
+{
+    int64_t pnum;
+
+    return status_cache_has_looked(cache, offset, 1, &pnum);
+}
+
+START_TEST(page_look_ends_with_a_write)
+{
+    StatusOp p, w;
+    int64_t pnum;
+
+    status_cache_probe_begin(cache, &p, 0, 8 * B);
+    status_cache_set_looked(cache, &p, 0, 8 * B);
+    status_cache_probe_end(cache, &p);
+    ck_assert(status_cache_has_looked(cache, B, LEN, &pnum));
+    ck_assert_int_eq(pnum, 7 * B);
+    status_cache_write_begin(cache, &w, 2 * B + 5, 1);
+    ck_assert(!looked(2 * B));
+    status_cache_write_end(cache, &w, true);
+    ck_assert(!looked(2 * B));
+    ck_assert(looked(B));
+    ck_assert(looked(3 * B));
+}
+END_TEST
+
+START_TEST(page_look_under_a_write_does_not_count)
+{
+    StatusOp p, w;
+
+    status_cache_write_begin(cache, &w, 2 * B, B);
+    status_cache_probe_begin(cache, &p, 0, 8 * B);
+    status_cache_write_end(cache, &w, true);
+    status_cache_set_looked(cache, &p, 0, 8 * B);
+    status_cache_probe_end(cache, &p);
+    ck_assert(looked(B));
+    ck_assert(!looked(2 * B));
+}
+END_TEST
+
+START_TEST(page_look_ends_with_a_write_during_the_probe)
+{
+    StatusOp p;
+
+    status_cache_probe_begin(cache, &p, 0, 8 * B); /* looks: no pages */
+    do_write(2 * B, B);
+    status_cache_set_looked(cache, &p, 0, 8 * B);
+    status_cache_probe_end(cache, &p);
+    ck_assert(looked(B));
+    ck_assert(!looked(2 * B));
+}
+END_TEST
+
+START_TEST(page_looks_end_with_mode_size_and_flush)
+{
+    int how;
+
+    for (how = 0; how < 4; how++) {
+        StatusOp p;
+
+        status_cache_probe_begin(cache, &p, 0, LEN);
+        status_cache_set_looked(cache, &p, 0, LEN);
+        status_cache_probe_end(cache, &p);
+        ck_assert(looked(10 * B));
+        switch (how) {
+        case 0:
+            status_cache_set_mode(cache, STATUS_CACHE_DATA_ONLY);
+            status_cache_set_mode(cache, STATUS_CACHE_ON);
+            break;
+        case 1:
+            status_cache_resize(cache, 5 * B);
+            status_cache_resize(cache, LEN);
+            break;
+        case 2:
+            status_cache_flush(cache);
+            break;
+        case 3:
+            status_cache_flush_failed(cache);
+            break;
+        }
+        ck_assert_msg(!looked(10 * B), "case %d", how);
+    }
+}
+END_TEST
+
+/* ---- rule 5 -------------------------------------------------------------- */
+
+START_TEST(resize_drops_what_lies_beyond)
+{
+    do_write(0, LEN);
+    status_cache_resize(cache, 4 * B);
+    status_cache_resize(cache, LEN);
+    assert_data(3 * B);
+    assert_unknown(4 * B);
+    assert_unknown(63 * B);
+}
+END_TEST
+
+START_TEST(last_block_is_covered_up_to_the_end)
+{
+    status_cache_resize(cache, 3 * B + 100);
+    do_zero(2 * B, B + 99);
+    assert_zero(2 * B);
+    assert_unknown(3 * B);
+    do_zero(3 * B, 100);
+    assert_zero(3 * B);
+}
+END_TEST
+
+START_TEST(end_is_the_end_when_the_zero_ends)
+{
+    StatusOp z;
+
+    status_cache_resize(cache, 3 * B + 100);
+    status_cache_zero_begin(cache, &z, 0, 3 * B + 100, false);
+    do_write(3 * B + 200, 100); /* grows the disk */
+    status_cache_zero_end(cache, &z, true);
+    assert_zero(2 * B);
+    ck_assert_int_ne(at(3 * B), BLOCK_STATE_ZERO);
+}
+END_TEST
+
+START_TEST(write_past_the_end_grows)
+{
+    do_write(LEN + B, 10);
+    ck_assert_int_eq(status_cache_length(cache), LEN + B + 10);
+    assert_unknown(LEN);
+    assert_data(LEN + B);
+}
+END_TEST
+
+START_TEST(ops_in_flight_survive_a_shrink)
+{
+    StatusOp w, z, d, p;
+
+    status_cache_write_begin(cache, &w, 40 * B, 20 * B);
+    status_cache_zero_begin(cache, &z, 10 * B, 20 * B, false);
+    status_cache_discard_begin(cache, &d, 30 * B, 5 * B);
+    status_cache_probe_begin(cache, &p, 0, LEN);
+    status_cache_resize(cache, 15 * B);
+    do_fill(&p, 10 * B, 20 * B, BLOCK_STATE_ZERO);
+    do_fill(&p, 20 * B, B, BLOCK_STATE_DATA);
+    status_cache_probe_end(cache, &p);
+    status_cache_discard_end(cache, &d);
+    status_cache_zero_end(cache, &z, true);
+    status_cache_write_end(cache, &w, false);
+    assert_zero(14 * B);
+    status_cache_resize(cache, LEN);
+    assert_unknown(15 * B);
+    assert_unknown(45 * B);
+}
+END_TEST
+
+/* ---- rules 6, 7, 8 ------------------------------------------------------- */
+
+START_TEST(failed_flush_forgets_zeroes)
+{
+    StatusOp p;
+
+    do_zero(0, 4 * B);
+    do_write(8 * B, B);
+    status_cache_probe_begin(cache, &p, 10 * B, B);
+    status_cache_flush_failed(cache);
+    do_fill(&p, 10 * B, B, BLOCK_STATE_ZERO);
+    status_cache_probe_end(cache, &p);
+    assert_unknown(0);
+    assert_data(8 * B);
+    assert_unknown(10 * B);
+}
+END_TEST
+
+START_TEST(data_only_keeps_no_zero)
+{
+    do_zero(0, 4 * B);
+    do_write(8 * B, 2 * B);
+    status_cache_set_mode(cache, STATUS_CACHE_DATA_ONLY);
+    assert_unknown(0);
+    assert_data(8 * B);
+    do_zero(8 * B, B);
+    assert_unknown(8 * B);
+    assert_data(9 * B);
+    ck_assert_int_eq(do_probe(20 * B, B, BLOCK_STATE_ZERO), BLOCK_STATE_ZERO);
+    assert_unknown(20 * B);
+    do_probe(21 * B, B, BLOCK_STATE_DATA);
+    assert_data(21 * B);
+}
+END_TEST
+
+START_TEST(probe_across_a_mode_change_proves_nothing)
+{
+    StatusOp p;
+
+    status_cache_set_mode(cache, STATUS_CACHE_DATA_ONLY);
+    status_cache_probe_begin(cache, &p, 0, 4 * B); /* looks: a hole */
+    /* the other writer writes, and goes away */
+    status_cache_set_mode(cache, STATUS_CACHE_ON);
+    do_fill(&p, 0, 4 * B, BLOCK_STATE_ZERO);
+    status_cache_probe_end(cache, &p);
+    assert_unknown(0);
+}
+END_TEST
+
+START_TEST(zero_across_a_mode_change_proves_nothing)
+{
+    StatusOp z;
+
+    status_cache_set_mode(cache, STATUS_CACHE_DATA_ONLY);
+    status_cache_zero_begin(cache, &z, 0, 4 * B, false);
+    /* the other writer writes over what is zeroed already, and goes away */
+    status_cache_set_mode(cache, STATUS_CACHE_ON);
+    status_cache_zero_end(cache, &z, true);
+    assert_unknown(0);
+}
+END_TEST
+
+START_TEST(many_zero_runs_are_forgotten_too)
+{
+    int64_t i, n = 20000;
+
+    status_cache_unref(cache);
+    cache = new_cache(n * B, 0, STATUS_CACHE_ON);
+    for (i = 0; i < n; i += 2) {
+        do_zero(i * B, B);
+    }
+    status_cache_set_mode(cache, STATUS_CACHE_DATA_ONLY);
+    for (i = 0; i < n; i++) {
+        ck_assert_int_ne(at(i * B), BLOCK_STATE_ZERO);
+    }
+}
+END_TEST
+
+START_TEST(off_remembers_nothing)
+{
+    status_cache_set_mode(cache, STATUS_CACHE_OFF);
+    do_write(0, B);
+    do_zero(B, B);
+    do_probe(2 * B, B, BLOCK_STATE_DATA);
+    assert_unknown(0);
+    assert_unknown(B);
+    assert_unknown(2 * B);
+}
+END_TEST
+
+START_TEST(memory_limit_is_kept)
+{
+    StatusCacheStats s;
+    uint64_t limit = 64 * KIB;
+    int64_t length = 1024 * 1024 * B, i;
+
+    status_cache_unref(cache);
+    cache = new_cache(length, limit, STATUS_CACHE_ON);
+    for (i = 0; i < length; i += 4 * B) {
+        do_write(i, B);
+        do_zero(i + 2 * B, B);
+    }
+    status_cache_get_stats(cache, &s);
+    ck_assert_uint_le(s.memory, limit);
+    /* one operation may add a path of nodes before something is evicted */
+    ck_assert_uint_le(s.memory_max, limit + 16 * KIB);
+    ck_assert_uint_gt(s.evictions, 100);
+    ck_assert_uint_gt(s.bytes_zero, 0);
+    ck_assert_uint_gt(s.bytes_unknown, 0);
+    /* what it still says must be true */
+    for (i = 0; i < length; i += 4 * B) {
+        ck_assert_int_ne(at(i), BLOCK_STATE_ZERO);
+        ck_assert_int_ne(at(i + 2 * B), BLOCK_STATE_DATA);
+    }
+}
+END_TEST
+
+/* ---- answers, statistics, options --------------------------------------- */
+
+START_TEST(lookup_tells_how_far)
+{
+    int64_t pnum;
+    StatusCacheStats s;
+
+    do_write(0, 4 * B);
+    do_zero(4 * B, 4 * B);
+    ck_assert_int_eq(status_cache_lookup(cache, 100, LEN - 100, &pnum),
+                     BLOCK_STATE_DATA);
+    ck_assert_int_eq(pnum, 4 * B - 100);
+    ck_assert_int_eq(status_cache_lookup(cache, 4 * B, B, &pnum),
+                     BLOCK_STATE_ZERO);
+    ck_assert_int_eq(pnum, B);
+    ck_assert_int_eq(status_cache_lookup(cache, 8 * B, LEN, &pnum),
+                     BLOCK_STATE_UNKNOWN);
+    ck_assert_int_eq(pnum, LEN - 8 * B);
+    status_cache_get_stats(cache, &s);
+    ck_assert_uint_eq(s.lookups, 3);
+    ck_assert_uint_eq(s.hits, 2);
+    ck_assert_uint_eq(s.misses, 1);
+    ck_assert_uint_eq(s.bytes_data, 4 * B);
+    ck_assert_uint_eq(s.bytes_zero, 4 * B);
+    ck_assert_uint_eq(s.bytes_unknown, LEN - 8 * B);
+    ck_assert_uint_eq(s.learned_writes, 4 * B);
+    ck_assert_uint_eq(s.learned_zeroes, 4 * B);
+}
+END_TEST
+
+START_TEST(bytes_end_with_the_disk)
+{
+    StatusCacheStats s;
+
+    status_cache_resize(cache, 2 * B + 5);
+    do_zero(0, 2 * B + 5);
+    status_cache_get_stats(cache, &s);
+    ck_assert_uint_eq(s.bytes_zero, 2 * B + 5);
+    ck_assert_uint_eq(s.bytes_data, 0);
+    ck_assert_uint_eq(s.bytes_unknown, 0);
+    do_write(2 * B, 1);
+    status_cache_get_stats(cache, &s);
+    ck_assert_uint_eq(s.bytes_zero, 2 * B);
+    ck_assert_uint_eq(s.bytes_data, 5);
+}
+END_TEST
+
+START_TEST(largest_disk)
+{
+    int64_t pnum;
+    StatusCacheOptions o = {
+        .length = INT64_MAX,
+        .granularity = 512,
+        .mode = STATUS_CACHE_ON,
+    };
+
+    status_cache_unref(cache);
+    cache = status_cache_new(&o, NULL);
+    do_zero(0, INT64_MAX);
+    do_write(INT64_MAX - 1, 1);
+    assert_zero(INT64_MAX - 600);
+    assert_data(INT64_MAX - 1);
+    ck_assert_int_eq(status_cache_lookup(cache, 0, INT64_MAX, &pnum),
+                     BLOCK_STATE_ZERO);
+    ck_assert_int_eq(pnum, INT64_MAX - 511);
+}
+END_TEST
+
+START_TEST(bad_options_are_refused)
+{
+    StatusCacheOptions o = { .length = LEN, .granularity = 4096 };
+    uint32_t bad[] = { 0, 256, 513, 12288, 1u << 31 };
+    size_t i;
+
+    for (i = 0; i < G_N_ELEMENTS(bad); i++) {
+        GError *err = NULL;
+
+        o.granularity = bad[i];
+        ck_assert_ptr_null(status_cache_new(&o, &err));
+        ck_assert_ptr_nonnull(err);
+        ck_assert_ptr_nonnull(strstr(err->message, "power of two"));
+        g_error_free(err);
+    }
+    o.granularity = 4096;
+    o.length = -1;
+    ck_assert_ptr_null(status_cache_new(&o, NULL));
+}
+END_TEST
+
+START_TEST(empty_requests_are_harmless)
+{
+    StatusOp op;
+
+    do_zero(0, LEN);
+    do_write(B, 0);
+    status_cache_probe_begin(cache, &op, B, 0);
+    status_cache_probe_end(cache, &op);
+    status_cache_discard_begin(cache, &op, 5 * B, 0);
+    status_cache_discard_end(cache, &op);
+    assert_zero(B);
+    assert_zero(5 * B);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *s = suite_create("status-cache");
+    TCase *tc = tcase_create("rules");
+
+    tcase_add_checked_fixture(tc, setup, teardown);
+    tcase_set_timeout(tc, 60);
+    tcase_add_test(tc, write_is_data_before_the_data_goes_out);
+    tcase_add_test(tc, write_rounds_outward);
+    tcase_add_test(tc, write_taints_zero_in_flight);
+    tcase_add_test(tc, write_that_met_a_zero_leaves_unknown);
+    tcase_add_test(tc, failed_write_leaves_unknown);
+    tcase_add_test(tc, zero_changes_nothing_until_it_ends);
+    tcase_add_test(tc, zero_rounds_inward);
+    tcase_add_test(tc, zero_starts_tainted_under_a_write);
+    tcase_add_test(tc, failed_zero_changes_nothing);
+    tcase_add_test(tc, punched_hole_is_a_zero);
+    tcase_add_test(tc, discard_without_promise_is_unknown);
+    tcase_add_test(tc, discard_taints_zero_in_flight);
+    tcase_add_test(tc, discard_end_forgets_a_write_within_it);
+    tcase_add_test(tc, probe_fills_unknown_only);
+    tcase_add_test(tc, probe_starts_tainted_under_a_write);
+    tcase_add_test(tc, failed_write_taints_probe);
+    tcase_add_test(tc, forgetting_taints_probe);
+    tcase_add_test(tc, eviction_taints_probe);
+    tcase_add_test(tc, probe_rounds);
+    tcase_add_test(tc, write_taints_probe_where_nothing_is_remembered);
+    tcase_add_test(tc, many_taints_are_merged_not_lost);
+    tcase_add_test(tc, page_look_ends_with_a_write);
+    tcase_add_test(tc, page_look_under_a_write_does_not_count);
+    tcase_add_test(tc, page_look_ends_with_a_write_during_the_probe);
+    tcase_add_test(tc, page_looks_end_with_mode_size_and_flush);
+    tcase_add_test(tc, resize_drops_what_lies_beyond);
+    tcase_add_test(tc, last_block_is_covered_up_to_the_end);
+    tcase_add_test(tc, end_is_the_end_when_the_zero_ends);
+    tcase_add_test(tc, write_past_the_end_grows);
+    tcase_add_test(tc, ops_in_flight_survive_a_shrink);
+    tcase_add_test(tc, failed_flush_forgets_zeroes);
+    tcase_add_test(tc, data_only_keeps_no_zero);
+    tcase_add_test(tc, probe_across_a_mode_change_proves_nothing);
+    tcase_add_test(tc, zero_across_a_mode_change_proves_nothing);
+    tcase_add_test(tc, many_zero_runs_are_forgotten_too);
+    tcase_add_test(tc, off_remembers_nothing);
+    tcase_add_test(tc, memory_limit_is_kept);
+    tcase_add_test(tc, lookup_tells_how_far);
+    tcase_add_test(tc, bytes_end_with_the_disk);
+    tcase_add_test(tc, largest_disk);
+    tcase_add_test(tc, bad_options_are_refused);
+    tcase_add_test(tc, empty_requests_are_harmless);
+    suite_add_tcase(s, tc);
+    return unit_main(s);
+}
