@@ -61,7 +61,7 @@ void management_queue(void (*func)(void *opaque), void *opaque);
 JsonNode *qmp_node_from_object(JsonObject *object);
 JsonNode *qmp_node_from_array(JsonArray *array);
 
-/* End the daemon as SIGTERM does. Any thread. */
+/* End the daemon as SIGTERM does. Any thread; async-signal-safe it is not. */
 void daemon_quit(void);
 
 #endif
