@@ -4,6 +4,7 @@
 #include <glib.h>
 #include <string.h>
 
+#include "unit-main.h"
 #include "util/json-text.h"
 
 static char *round_trip(const char *text, bool pretty)
@@ -155,8 +156,6 @@ int main(void)
 {
     Suite *s = suite_create("json-text");
     TCase *tc = tcase_create("json-text");
-    SRunner *sr = srunner_create(s);
-    int failed;
 
     tcase_add_loop_test(tc, test_round_trip, 0, G_N_ELEMENTS(round_trips));
     tcase_add_test(tc, test_pretty);
@@ -164,8 +163,5 @@ int main(void)
     tcase_add_loop_test(tc, test_nul_bytes, 0, 4);
     tcase_add_test(tc, test_nesting);
     suite_add_tcase(s, tc);
-    srunner_run_all(sr, CK_NORMAL);
-    failed = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failed ? 1 : 0;
+    return unit_main(s);
 }

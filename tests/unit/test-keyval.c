@@ -3,6 +3,7 @@
 #include <check.h>
 #include <glib.h>
 
+#include "unit-main.h"
 #include "util/json-text.h"
 #include "util/keyval.h"
 
@@ -124,16 +125,11 @@ int main(void)
 {
     Suite *s = suite_create("keyval");
     TCase *tc = tcase_create("keyval");
-    SRunner *sr = srunner_create(s);
-    int failed;
 
     tcase_add_loop_test(tc, test_good, 0, G_N_ELEMENTS(good));
     tcase_add_loop_test(tc, test_bad, 0, G_N_ELEMENTS(bad));
     tcase_add_test(tc, test_long_key);
     tcase_add_test(tc, test_deep_key);
     suite_add_tcase(s, tc);
-    srunner_run_all(sr, CK_NORMAL);
-    failed = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failed ? 1 : 0;
+    return unit_main(s);
 }

@@ -4,6 +4,7 @@
 #include <glib.h>
 #include <string.h>
 
+#include "unit-main.h"
 #include "util/json-text.h"
 #include "util/keyval.h"
 #include "util/schema.h"
@@ -325,8 +326,6 @@ int main(void)
 {
     Suite *s = suite_create("schema");
     TCase *tc = tcase_create("schema");
-    SRunner *sr = srunner_create(s);
-    int failed;
 
     tcase_add_loop_test(tc, test_accepted, 0, G_N_ELEMENTS(accepted));
     tcase_add_loop_test(tc, test_refused, 0, G_N_ELEMENTS(refused));
@@ -337,8 +336,5 @@ int main(void)
                         G_N_ELEMENTS(keyval_refused));
     tcase_add_test(tc, test_getters);
     suite_add_tcase(s, tc);
-    srunner_run_all(sr, CK_NORMAL);
-    failed = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failed ? 1 : 0;
+    return unit_main(s);
 }
