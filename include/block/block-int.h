@@ -17,6 +17,10 @@ typedef enum BlockDriverKind {
     BLOCK_DRIVER_FILTER, /* passes its child's contents through */
 } BlockDriverKind;
 
+/*
+ * Set by open; zeroes mean "any". What formats and filters leave at zero, they
+ * leave to the node below, where requests are then aligned and split.
+ */
 typedef struct BlockLimits {
     uint32_t request_alignment;       /* bytes, power of two; 1: any */
     uint32_t opt_alignment;           /* best alignment of requests, bytes */
@@ -35,7 +39,14 @@ struct BlockDriver {
     const char *format_name;
     BlockDriverKind kind;
     size_t instance_size;
-    bool internal; /* blockdev-add does not offer it */
+    /* Answers about block status are those of the child "file", at another
+     * offset perhaps: its status cache speaks for this node, too (all filters
+     * have this by their nature). */
+    bool transparent;
+
+    /* BDRV_REQ_FUA if pwritev (pwrite_zeroes) does it; otherwise a flush
+     * follows. MAY_UNMAP and NO_FALLBACK need no mention. */
+    int supported_write_flags, supported_zero_flags;
 
     /* Its members of BlockdevOptions, an OBJECT; NULL: none. A child is a
      * member of type blockdev_ref_type. */
@@ -46,10 +57,21 @@ struct BlockDriver {
      * -errno and @errp. Called with the graph mutex held, may do I/O.
      */
     int (*open)(BlockDriverState *bs, JsonObject *options, GError **errp);
-    /* Flushes, releases. All requests have ended. */
+    /* Releases; may be NULL. All requests have ended, the node was flushed. The
+     * children are still there, and go by themselves. */
     void (*close)(BlockDriverState *bs);
 
-    /* Requests: aligned to bs->limits, within max_transfer; any thread. */
+    /*
+     * Requests: aligned to bs->limits, within max_transfer; any thread. Those
+     * that are NULL are not supported (pwrite_zeroes: plain zeroes are written
+     * instead; flush: nothing to do).
+     *
+     * A read may go beyond the end of the disk by less than request_alignment:
+     * it finds zeroes there. A write does so only if a user may resize.
+     * pwrite_zeroes is -ENOTSUP where it is not done by a fast way, and
+     * pdiscard where it cannot be done; both have changed nothing then.
+     * BDRV_REQ_NO_FALLBACK is there to be passed on to a child.
+     */
     int (*preadv)(BlockDriverState *bs, int64_t offset, int64_t bytes,
                   const struct iovec *iov, int niov, int flags);
     int (*pwritev)(BlockDriverState *bs, int64_t offset, int64_t bytes,
@@ -58,8 +80,15 @@ struct BlockDriver {
                          int flags);
     int (*pdiscard)(BlockDriverState *bs, int64_t offset, int64_t bytes);
     int (*flush)(BlockDriverState *bs);
+    /* Cheap, no system call, no wait: it is asked for at every request, and
+     * under the short graph lock. NULL: the child's (bdrv_child_getlength). */
     int64_t (*getlength)(BlockDriverState *bs);
-    /* As blk_block_status(), but may answer RAW and may exceed @bytes. */
+    /*
+     * As blk_block_status(), but may answer RAW and may exceed @bytes. The
+     * range is aligned to request_alignment but where the disk ends. An answer
+     * to a question that does not want zeroes may be rough; it must not get
+     * into any cache. NULL: filters let the child answer, others are all data.
+     */
     int (*block_status)(BlockDriverState *bs, unsigned want, int64_t offset,
                         int64_t bytes, int64_t *pnum, int64_t *map,
                         BlockDriverState **file);
@@ -67,7 +96,8 @@ struct BlockDriver {
     /*
      * Permissions: may this node's users have @perm and share @shared? Take
      * what is needed (image locks), keep the old too; then either set_perm()
-     * or abort_perm(). NULL: always.
+     * or abort_perm(). NULL: always. No request is in flight on the node when
+     * set_perm() is called, but some may be during the other two.
      */
     bool (*check_perm)(BlockDriverState *bs, uint64_t perm, uint64_t shared,
                        GError **errp);
@@ -92,29 +122,37 @@ struct BlockDriver {
 
 struct BdrvChild {
     BlockDriverState *bs;
-    BlockDriverState *parent; /* or NULL */
-    BlockBackend *blk;        /* or NULL */
-    char *name;               /* "file", "root" */
-    uint64_t perm, shared_perm;
+    BlockDriverState *parent;   /* or NULL */
+    BlockBackend *blk;          /* or NULL */
+    char *name;                 /* "file", "root" */
+    uint64_t perm, shared_perm; /* graph mutex */
+    bool quiesced;              /* the parent is, because bs is; graph mutex */
 };
 
 struct BlockDriverState {
     const BlockDriver *drv;
     void *opaque; /* instance_size bytes, zeroed, the driver's own */
     char *node_name;
-    int refcnt;     /* atomic */
-    bool read_only; /* as it is now */
-    bool auto_read_only;
+    int refcnt;          /* atomic */
+    int read_only;       /* as it is now; atomic: bdrv_set_read_only() */
+    bool auto_read_only; /* and read_only was not asked for */
     bool monitor_owned;
     bool discard_unmap; /* option discard */
     bool cache_direct, cache_no_flush;
-    JsonObject *options; /* as given */
+    bool force_share;    /* other processes may do what they like */
+    JsonObject *options; /* a copy, as given */
     BlockLimits limits;  /* set by open */
 
-    BdrvChild *file;            /* the child of formats and filters */
+    BdrvChild *file;            /* the child "file" of formats and filters */
+    GPtrArray *children;        /* of BdrvChild; graph mutex */
     GPtrArray *parents;         /* of BdrvChild; short graph lock */
     uint64_t perm, shared_perm; /* cumulative; graph mutex */
+    unsigned quiesce;           /* graph mutex */
+    bool ready;                 /* can be found; short graph lock */
 
+    /* Where writes hold their range (shared; exclusively if they are read-
+     * modify-write): nodes with a request_alignment, or whose driver made one
+     * in open. Otherwise NULL. */
     RangeLock *range_lock;
     Mutex dirty_lock;
     GPtrArray *dirty_bitmaps; /* dirty_lock; made by the first bitmap */
@@ -123,7 +161,7 @@ struct BlockDriverState {
     uint64_t wr_highest_offset; /* atomic */
 };
 
-/* The array of drivers in drivers.c, NULL-terminated */
+/* The drivers that blockdev-add offers: the list in drivers.c; NULL at the end */
 extern const BlockDriver *const bdrv_drivers[];
 const BlockDriver *bdrv_find_driver(const char *format_name);
 
@@ -136,10 +174,20 @@ extern const SchemaType blockdev_ref_type;     /* BlockdevRef */
  */
 BdrvChild *bdrv_open_child(BlockDriverState *bs, JsonObject *options,
                            const char *name, GError **errp);
-/* Attach an existing node; detach. Graph mutex held. */
+/* Attach an existing node (taking a reference); detach. Graph mutex held. */
 BdrvChild *bdrv_attach_child(BlockDriverState *parent, BlockDriverState *bs,
                              const char *name, GError **errp);
 void bdrv_detach_child(BdrvChild *child);
+
+/* For drivers, inside requests and getlength */
+int64_t bdrv_child_getlength(BdrvChild *child);
+/* For set_perm() and open() of auto-read-only nodes */
+void bdrv_set_read_only(BlockDriverState *bs, bool read_only);
+/*
+ * What ends the waits of the request that this thread is in (borrowed), or
+ * NULL: to be given to bdrv_wait() by whatever a request waits for.
+ */
+BdrvCancel *bdrv_request_cancel(void);
 
 /*
  * Requests between nodes: the caller is inside a gate. Any alignment, within

@@ -14,8 +14,8 @@
  *     held over I/O. Never taken by the main thread or by a request.
  *  2. gates: a request is inside its BlockBackend's gate from start to end.
  *     Draining closes the gates above a node and waits for those inside.
- *  3. the short graph lock, private to block.c, which queries take to walk
- *     the nodes: never held over I/O or a wait.
+ *  3. the short graph lock, private to the block layer's own files, which
+ *     queries take to walk the nodes: never held over I/O or a wait.
  */
 #ifndef BLOCK_BLOCK_H
 #define BLOCK_BLOCK_H
@@ -78,8 +78,10 @@ void bdrv_graph_unlock(void);
 /*
  * Create a node from the options of blockdev-add, checked against
  * blockdev_options_type (children may be given inline or by node name). The
- * monitor owns one reference if the options name the node; children created
- * inline go with their parent. Graph mutex held. NULL and @errp on error.
+ * options must name it. The one reference belongs to the monitor, until
+ * bdrv_monitor_del() or bdrv_close_all(): the caller gets none of its own.
+ * Children created inline go with their parent. Graph mutex held. NULL and
+ * @errp on error.
  */
 BlockDriverState *bdrv_open(JsonObject *options, GError **errp);
 /* blockdev-del: fails while anybody uses the node. Graph mutex held. */
@@ -99,37 +101,57 @@ const char *bdrv_node_name(BlockDriverState *bs);
 const char *bdrv_driver_name(BlockDriverState *bs);
 bool bdrv_is_read_only(BlockDriverState *bs);
 int64_t bdrv_getlength(BlockDriverState *bs); /* exact bytes, or -errno */
+/* The node below a format or filter, referenced; or NULL. Any thread. */
+BlockDriverState *bdrv_get_file(BlockDriverState *bs);
+
+/*
+ * How bdrv_unref_later() gets something done on the management thread with the
+ * graph mutex held: management_queue(), set once at start-up. Programs without
+ * a management thread set nothing; then it is done at once.
+ */
+void bdrv_set_management_queue(void (*queue)(void (*func)(void *opaque),
+                                             void *opaque));
 
 /* All nodes in order of creation, each with a reference. Any thread. */
 GPtrArray *bdrv_all_nodes(void);
 
 /*
  * Drain: no request is inside any gate above @bs between begin and end, and
- * none enters. Graph mutex held. Nests.
+ * none enters. Nests. The graph mutex is held from begin to end, and not by a
+ * thread that is inside a gate. A BlockBackend that is attached above a drained
+ * node is drained with it.
  */
 void bdrv_drained_begin(BlockDriverState *bs);
 void bdrv_drained_end(BlockDriverState *bs);
 
 /*
  * Put @filter (opened without a child) between @bs and all its parents but
- * those that belong to jobs, and attach @bs below it; and the reverse. Graph
- * mutex held; drains by itself.
+ * those that belong to jobs, and attach @bs below it, as its child "file"; and
+ * the reverse, where all parents follow. Permissions are checked first, and on
+ * failure nothing has changed. Graph mutex held; drains by itself.
  */
 bool bdrv_insert_filter(BlockDriverState *filter, BlockDriverState *bs,
                         GError **errp);
 bool bdrv_remove_filter(BlockDriverState *filter, GError **errp);
 /*
- * All parents of @from that may follow use @to from now on; permissions are
- * checked first, and on failure nothing has changed. Graph mutex held, @from
- * drained by the caller.
+ * All parents of @from that may follow (not jobs, not what @to itself stands
+ * on) use @to from now on; permissions are checked first, and on failure
+ * nothing has changed. Graph mutex held, @from drained by the caller. Requests
+ * go on at @to when this returns, unless that is drained, too.
  */
 bool bdrv_replace_node(BlockDriverState *from, BlockDriverState *to,
                        GError **errp);
-/* A driver's node that no blockdev-add made (filters); NULL name: generated */
+/*
+ * A node that no blockdev-add made (filters): NULL name: generated. Passes
+ * discards on. The caller owns the reference. Graph mutex held.
+ */
 BlockDriverState *bdrv_new_internal(const BlockDriver *drv,
                                     const char *node_name, GError **errp);
 
-/* At exit: flush and close everything. Main thread, all users gone. */
+/*
+ * At exit: flush and close everything. Main thread, all users gone; takes the
+ * graph mutex.
+ */
 void bdrv_close_all(void);
 
 /* ---- users -------------------------------------------------------------- */
@@ -137,14 +159,21 @@ void bdrv_close_all(void);
 /* Who is asking, for messages: "export 'e0'", "job 'm0'" */
 BlockBackend *blk_new(const char *user, bool is_job, uint64_t perm,
                       uint64_t shared_perm);
-/* Graph mutex held. Takes a reference of @bs; fails on permission conflicts. */
+/*
+ * Graph mutex held. Takes a reference of @bs; fails on permission conflicts.
+ * Requests of a BlockBackend without a node return -ENOMEDIUM.
+ */
 bool blk_attach(BlockBackend *blk, BlockDriverState *bs, GError **errp);
 void blk_detach(BlockBackend *blk);
+/* Graph mutex held. On failure nothing has changed. */
 bool blk_set_perm(BlockBackend *blk, uint64_t perm, uint64_t shared_perm,
                   GError **errp);
 /* Detaches if necessary, then frees. Graph mutex held. */
 void blk_free(BlockBackend *blk);
-/* The node below, referenced: it may change at any time but inside a drain. */
+/*
+ * The node below, referenced, or NULL: it may change at any time but inside a
+ * drain. Any thread; give it back with bdrv_unref_later().
+ */
 BlockDriverState *blk_get_bs(BlockBackend *blk);
 /*
  * Requests that wait at the gate or for a range give up with -ECANCELED from
@@ -153,7 +182,8 @@ BlockDriverState *blk_get_bs(BlockBackend *blk);
 void blk_cancel_waits(BlockBackend *blk);
 
 /*
- * Requests. [@offset, @offset + @bytes) must lie within the disk (-EIO
+ * Requests; any thread. They need the permission they make use of (-EPERM).
+ * [@offset, @offset + @bytes) must lie within the disk (-EIO
  * otherwise; -EINVAL if negative); @bytes at most BDRV_REQUEST_MAX_BYTES
  * except for status, discard and write zeroes, which are split.
  */
@@ -174,6 +204,8 @@ bool blk_is_read_only(BlockBackend *blk);
 /* The alignment below which requests are bounced, and the best one; bytes */
 uint32_t blk_request_alignment(BlockBackend *blk);
 uint32_t blk_opt_alignment(BlockBackend *blk);
+/* Of buffers, so that they need not be copied; bytes */
+uint32_t blk_mem_alignment(BlockBackend *blk);
 
 /*
  * Status at @offset: BDRV_BLOCK_ flags or -errno; *@pnum (> 0 unless at the end
@@ -194,5 +226,12 @@ typedef struct BlockStats {
         unmap_total_time_ns, zero_total_time_ns;
     uint64_t wr_highest_offset;
 } BlockStats;
+
+void blk_get_stats(BlockBackend *blk, BlockStats *stats);
+/*
+ * Of a node: what the BlockBackends that are attached to it now have counted,
+ * and the node's own wr_highest_offset. Any thread.
+ */
+void bdrv_get_stats(BlockDriverState *bs, BlockStats *stats);
 
 #endif

@@ -1,0 +1,605 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * BlockBackends: the users of nodes, and the gate their requests go through.
+ *
+ * The gate is one atomic word: a count of the requests inside and a flag that
+ * it is closed. Entering and leaving an open gate is one compare-and-swap. The
+ * flag changes under the gate's mutex only, and who leaves a closed gate does so
+ * under that mutex: so the drainer that waits for the last one to leave may
+ * free everything as soon as it has the mutex back.
+ *
+ * Inside the gate blk->root and all that is below it stays as it is, because
+ * whoever changes the graph drains it first. A request therefore looks at
+ * blk->root only after it came in, and finds the new node after a pivot.
+ */
+#include <string.h>
+
+#include "block/graph-int.h"
+#include "util/iov.h"
+
+#define GATE_CLOSED 0x80000000u
+
+typedef enum RequestKind {
+    REQ_READ,
+    REQ_WRITE,
+    REQ_FLUSH,
+    REQ_UNMAP,
+    REQ_ZERO,
+    REQ_KINDS,
+} RequestKind;
+
+/* All atomic */
+typedef struct RequestCounters {
+    uint64_t operations, bytes, failed, time_ns;
+} RequestCounters;
+
+struct BlockBackend {
+    char *user;
+    bool is_job;
+    uint64_t perm, shared_perm; /* graph mutex */
+    int writable;               /* atomic: perm allows writes */
+    BdrvChild *root; /* changed inside a closed gate and short graph lock */
+    BdrvCancel *cancel;
+
+    guint gate_state; /* atomic */
+    Mutex gate_lock;
+    Cond gate_opened, gate_idle;
+    unsigned gate_closed; /* how often; gate_lock */
+
+    RequestCounters counters[REQ_KINDS];
+    uint64_t wr_highest_offset; /* atomic */
+};
+
+/* One request on its way */
+typedef struct Request {
+    BlockBackend *blk;
+    BlockDriverState *bs;
+    BdrvCancel *outer_cancel;
+} Request;
+
+static __thread BdrvCancel *request_cancel;
+
+/* ---- the gate ----------------------------------------------------------- */
+
+static int gate_enter(BlockBackend *blk)
+{
+    for (;;) {
+        guint state = g_atomic_int_get(&blk->gate_state);
+        int ret = 0;
+
+        if (!(state & GATE_CLOSED)) {
+            if (g_atomic_int_compare_and_exchange(&blk->gate_state, state,
+                                                  state + 1)) {
+                return 0;
+            }
+            continue;
+        }
+        mutex_lock(&blk->gate_lock);
+        while (ret == 0 && blk->gate_closed) {
+            ret = bdrv_wait(&blk->gate_opened, &blk->gate_lock, INT64_MAX,
+                            blk->cancel);
+        }
+        mutex_unlock(&blk->gate_lock);
+        if (ret < 0) {
+            return ret;
+        }
+    }
+}
+
+static void gate_leave(BlockBackend *blk)
+{
+    guint state = g_atomic_int_get(&blk->gate_state);
+
+    while (!(state & GATE_CLOSED)) {
+        if (g_atomic_int_compare_and_exchange(&blk->gate_state, state,
+                                              state - 1)) {
+            return;
+        }
+        state = g_atomic_int_get(&blk->gate_state);
+    }
+    mutex_lock(&blk->gate_lock);
+    if (g_atomic_int_add(&blk->gate_state, -1) == (gint)(GATE_CLOSED + 1)) {
+        cond_broadcast(&blk->gate_idle);
+    }
+    mutex_unlock(&blk->gate_lock);
+}
+
+void blk_gate_close(BlockBackend *blk)
+{
+    MUTEX_GUARD(&blk->gate_lock);
+
+    if (blk->gate_closed++ == 0) {
+        g_atomic_int_or(&blk->gate_state, GATE_CLOSED);
+    }
+}
+
+void blk_gate_wait(BlockBackend *blk)
+{
+    MUTEX_GUARD(&blk->gate_lock);
+
+    while (g_atomic_int_get(&blk->gate_state) & ~GATE_CLOSED) {
+        cond_wait(&blk->gate_idle, &blk->gate_lock);
+    }
+}
+
+void blk_gate_open(BlockBackend *blk)
+{
+    MUTEX_GUARD(&blk->gate_lock);
+
+    g_assert(blk->gate_closed > 0);
+    if (--blk->gate_closed == 0) {
+        g_atomic_int_and(&blk->gate_state, ~GATE_CLOSED);
+        cond_broadcast(&blk->gate_opened);
+    }
+}
+
+/* ---- users -------------------------------------------------------------- */
+
+static void set_perm_members(BlockBackend *blk, uint64_t perm, uint64_t shared)
+{
+    blk->perm = perm;
+    blk->shared_perm = shared;
+    g_atomic_int_set(&blk->writable,
+                     !!(perm & (BLK_PERM_WRITE | BLK_PERM_WRITE_UNCHANGED)));
+}
+
+BlockBackend *blk_new(const char *user, bool is_job, uint64_t perm,
+                      uint64_t shared_perm)
+{
+    BlockBackend *blk = g_new0(BlockBackend, 1);
+
+    blk->user = g_strdup(user);
+    blk->is_job = is_job;
+    set_perm_members(blk, perm, shared_perm);
+    blk->cancel = bdrv_cancel_new();
+    mutex_init(&blk->gate_lock);
+    cond_init(&blk->gate_opened);
+    cond_init(&blk->gate_idle);
+    return blk;
+}
+
+static void set_root(BlockBackend *blk, BdrvChild *root)
+{
+    graph_short_wrlock();
+    blk->root = root;
+    graph_short_wrunlock();
+}
+
+bool blk_attach(BlockBackend *blk, BlockDriverState *bs, GError **errp)
+{
+    g_autoptr(GPtrArray) nodes = g_ptr_array_new();
+    GraphTran *tran = graph_tran_new();
+    BdrvChild *child;
+
+    g_assert(!blk->root);
+    child = bdrv_child_new(NULL, blk, "root", blk->perm, blk->shared_perm);
+    g_ptr_array_add(nodes, bs);
+    graph_tran_move(tran, child, bs);
+    if (!graph_tran_finish(tran, graph_tran_check(tran, nodes, errp))) {
+        bdrv_child_free(child);
+        return false;
+    }
+    blk_gate_close(blk);
+    blk_gate_wait(blk);
+    set_root(blk, child);
+    blk_gate_open(blk);
+    return true;
+}
+
+void blk_detach(BlockBackend *blk)
+{
+    BdrvChild *child = blk->root;
+
+    g_assert(bdrv_graph_locked());
+    if (!child) {
+        return;
+    }
+    blk_gate_close(blk);
+    blk_gate_wait(blk);
+    set_root(blk, NULL);
+    bdrv_child_detach(child);
+    bdrv_child_free(child);
+    blk_gate_open(blk);
+}
+
+bool blk_set_perm(BlockBackend *blk, uint64_t perm, uint64_t shared_perm,
+                  GError **errp)
+{
+    g_assert(bdrv_graph_locked());
+    if (blk->root) {
+        g_autoptr(GPtrArray) nodes = g_ptr_array_new();
+        GraphTran *tran = graph_tran_new();
+
+        g_ptr_array_add(nodes, blk->root->bs);
+        graph_tran_set_child_perm(tran, blk->root, perm, shared_perm);
+        if (!graph_tran_finish(tran, graph_tran_check(tran, nodes, errp))) {
+            return false;
+        }
+    }
+    set_perm_members(blk, perm, shared_perm);
+    return true;
+}
+
+void blk_free(BlockBackend *blk)
+{
+    if (!blk) {
+        return;
+    }
+    blk_detach(blk);
+    g_assert(blk->gate_state == 0);
+    bdrv_cancel_unref(blk->cancel);
+    cond_destroy(&blk->gate_opened);
+    cond_destroy(&blk->gate_idle);
+    mutex_destroy(&blk->gate_lock);
+    g_free(blk->user);
+    g_free(blk);
+}
+
+bool blk_is_job(BlockBackend *blk)
+{
+    return blk->is_job;
+}
+
+const char *blk_user(BlockBackend *blk)
+{
+    return blk->user;
+}
+
+void blk_cancel_waits(BlockBackend *blk)
+{
+    bdrv_cancel(blk->cancel);
+}
+
+BdrvCancel *bdrv_request_cancel(void)
+{
+    return request_cancel;
+}
+
+/* ---- what is below ------------------------------------------------------ */
+
+BlockDriverState *blk_get_bs(BlockBackend *blk)
+{
+    BlockDriverState *bs = NULL;
+
+    graph_short_rdlock();
+    if (blk->root) {
+        bs = bdrv_ref(blk->root->bs);
+    }
+    graph_short_rdunlock();
+    return bs;
+}
+
+int64_t blk_getlength(BlockBackend *blk)
+{
+    int64_t length;
+
+    graph_short_rdlock();
+    length = blk->root ? bdrv_child_getlength(blk->root) : -ENOMEDIUM;
+    graph_short_rdunlock();
+    return length;
+}
+
+bool blk_is_read_only(BlockBackend *blk)
+{
+    bool read_only;
+
+    graph_short_rdlock();
+    read_only = !blk->root || bdrv_is_read_only(blk->root->bs);
+    graph_short_rdunlock();
+    return read_only;
+}
+
+static BlockLimits effective_limits(BlockBackend *blk)
+{
+    BlockLimits l = { .request_alignment = 1,
+                      .opt_alignment = 1,
+                      .mem_alignment = 1 };
+    BdrvChild *c;
+
+    graph_short_rdlock();
+    for (c = blk->root; c && c->bs; c = c->bs->file) {
+        const BlockLimits *m = &c->bs->limits;
+
+        l.request_alignment = MAX(l.request_alignment, m->request_alignment);
+        l.opt_alignment = MAX(l.opt_alignment, m->opt_alignment);
+        l.mem_alignment = MAX(l.mem_alignment, m->mem_alignment);
+    }
+    graph_short_rdunlock();
+    l.opt_alignment = MAX(l.opt_alignment, l.request_alignment);
+    return l;
+}
+
+uint32_t blk_request_alignment(BlockBackend *blk)
+{
+    return effective_limits(blk).request_alignment;
+}
+
+uint32_t blk_opt_alignment(BlockBackend *blk)
+{
+    return effective_limits(blk).opt_alignment;
+}
+
+uint32_t blk_mem_alignment(BlockBackend *blk)
+{
+    return effective_limits(blk).mem_alignment;
+}
+
+/* ---- statistics --------------------------------------------------------- */
+
+static int64_t now_ns(void)
+{
+    struct timespec ts;
+
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return ts.tv_sec * INT64_C(1000000000) + ts.tv_nsec;
+}
+
+static void counter_add(uint64_t *counter, uint64_t n)
+{
+    __atomic_fetch_add(counter, n, __ATOMIC_RELAXED);
+}
+
+static uint64_t counter_get(const uint64_t *counter)
+{
+    return __atomic_load_n(counter, __ATOMIC_RELAXED);
+}
+
+static void counter_max(uint64_t *counter, uint64_t value)
+{
+    uint64_t old = counter_get(counter);
+
+    while (old < value &&
+           !__atomic_compare_exchange_n(counter, &old, value, false,
+                                        __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+    }
+}
+
+static void account(BlockBackend *blk, RequestKind kind, int64_t offset,
+                    int64_t bytes, int64_t start_ns, int ret)
+{
+    RequestCounters *c = &blk->counters[kind];
+
+    counter_add(&c->time_ns, now_ns() - start_ns);
+    if (ret < 0) {
+        counter_add(&c->failed, 1);
+        return;
+    }
+    counter_add(&c->operations, 1);
+    counter_add(&c->bytes, bytes);
+    if ((kind == REQ_WRITE || kind == REQ_ZERO) && bytes > 0) {
+        counter_max(&blk->wr_highest_offset, offset + bytes);
+    }
+}
+
+static void add_counters(BlockBackend *blk, RequestKind kind,
+                         uint64_t *operations, uint64_t *bytes,
+                         uint64_t *failed, uint64_t *time_ns)
+{
+    RequestCounters *c = &blk->counters[kind];
+
+    *operations += counter_get(&c->operations);
+    if (bytes) {
+        *bytes += counter_get(&c->bytes);
+    }
+    *failed += counter_get(&c->failed);
+    *time_ns += counter_get(&c->time_ns);
+}
+
+static void add_stats(BlockBackend *blk, BlockStats *s)
+{
+    add_counters(blk, REQ_READ, &s->rd_operations, &s->rd_bytes,
+                 &s->failed_rd_operations, &s->rd_total_time_ns);
+    add_counters(blk, REQ_WRITE, &s->wr_operations, &s->wr_bytes,
+                 &s->failed_wr_operations, &s->wr_total_time_ns);
+    add_counters(blk, REQ_FLUSH, &s->flush_operations, NULL,
+                 &s->failed_flush_operations, &s->flush_total_time_ns);
+    add_counters(blk, REQ_UNMAP, &s->unmap_operations, &s->unmap_bytes,
+                 &s->failed_unmap_operations, &s->unmap_total_time_ns);
+    add_counters(blk, REQ_ZERO, &s->zero_operations, &s->zero_bytes,
+                 &s->failed_zero_operations, &s->zero_total_time_ns);
+}
+
+void blk_get_stats(BlockBackend *blk, BlockStats *stats)
+{
+    memset(stats, 0, sizeof(*stats));
+    add_stats(blk, stats);
+    stats->wr_highest_offset = counter_get(&blk->wr_highest_offset);
+}
+
+void bdrv_get_stats(BlockDriverState *bs, BlockStats *stats)
+{
+    guint i;
+
+    memset(stats, 0, sizeof(*stats));
+    graph_short_rdlock();
+    for (i = 0; i < bs->parents->len; i++) {
+        BdrvChild *c = bs->parents->pdata[i];
+
+        if (c->blk) {
+            add_stats(c->blk, stats);
+        }
+    }
+    graph_short_rdunlock();
+    stats->wr_highest_offset = counter_get(&bs->wr_highest_offset);
+}
+
+/* ---- requests ----------------------------------------------------------- */
+
+/* Enter the gate; the range must lie within the disk. */
+static int request_begin(Request *req, BlockBackend *blk, int64_t offset,
+                         int64_t bytes)
+{
+    int64_t length;
+    int ret;
+
+    if (offset < 0 || bytes < 0) {
+        return -EINVAL;
+    }
+    ret = gate_enter(blk);
+    if (ret < 0) {
+        return ret;
+    }
+    if (!blk->root) {
+        gate_leave(blk);
+        return -ENOMEDIUM;
+    }
+    req->blk = blk;
+    req->bs = blk->root->bs;
+    length = bdrv_driver_getlength(req->bs);
+    if (length < 0 || offset > length || bytes > length - offset) {
+        gate_leave(blk);
+        return length < 0 ? length : -EIO;
+    }
+    req->outer_cancel = request_cancel;
+    request_cancel = blk->cancel;
+    return 0;
+}
+
+static void request_end(Request *req)
+{
+    request_cancel = req->outer_cancel;
+    gate_leave(req->blk);
+}
+
+static bool may_write(BlockBackend *blk)
+{
+    return g_atomic_int_get(&blk->writable);
+}
+
+int blk_preadv(BlockBackend *blk, int64_t offset, int64_t bytes,
+               const struct iovec *iov, int niov, int flags)
+{
+    int64_t start_ns = now_ns();
+    Request req;
+    int ret;
+
+    if (bytes > BDRV_REQUEST_MAX_BYTES) {
+        return -EINVAL;
+    }
+    ret = request_begin(&req, blk, offset, bytes);
+    if (ret < 0) {
+        return ret;
+    }
+    ret = bdrv_preadv(req.bs, offset, bytes, iov, niov, flags);
+    account(blk, REQ_READ, offset, bytes, start_ns, ret);
+    request_end(&req);
+    return ret;
+}
+
+int blk_pwritev(BlockBackend *blk, int64_t offset, int64_t bytes,
+                const struct iovec *iov, int niov, int flags)
+{
+    int64_t start_ns = now_ns();
+    Request req;
+    int ret;
+
+    if (bytes > BDRV_REQUEST_MAX_BYTES) {
+        return -EINVAL;
+    }
+    if (!may_write(blk)) {
+        return -EPERM;
+    }
+    ret = request_begin(&req, blk, offset, bytes);
+    if (ret < 0) {
+        return ret;
+    }
+    ret = bdrv_pwritev(req.bs, offset, bytes, iov, niov, flags);
+    account(blk, REQ_WRITE, offset, bytes, start_ns, ret);
+    request_end(&req);
+    return ret;
+}
+
+int blk_pread(BlockBackend *blk, int64_t offset, int64_t bytes, void *buf,
+              int flags)
+{
+    struct iovec iov = { .iov_base = buf, .iov_len = MAX(bytes, 0) };
+
+    return blk_preadv(blk, offset, bytes, &iov, 1, flags);
+}
+
+int blk_pwrite(BlockBackend *blk, int64_t offset, int64_t bytes,
+               const void *buf, int flags)
+{
+    struct iovec iov = { .iov_base = (void *)buf, .iov_len = MAX(bytes, 0) };
+
+    return blk_pwritev(blk, offset, bytes, &iov, 1, flags);
+}
+
+/* The whole range is checked first; the gate is left between the pieces. */
+static int zero_or_discard(BlockBackend *blk, RequestKind kind, int64_t offset,
+                           int64_t bytes, int flags)
+{
+    int64_t start_ns = now_ns();
+    int64_t done = 0;
+    int ret;
+
+    if (!may_write(blk)) {
+        return -EPERM;
+    }
+    do {
+        int64_t pos = offset + done;
+        int64_t n;
+        Request req;
+
+        ret = request_begin(&req, blk, pos, bytes - done);
+        if (ret < 0) {
+            return ret;
+        }
+        n = MIN(bytes - done,
+                BDRV_REQUEST_MAX_BYTES - pos % BDRV_REQUEST_MAX_BYTES);
+        ret = kind == REQ_ZERO ? bdrv_pwrite_zeroes(req.bs, pos, n, flags)
+                               : bdrv_pdiscard(req.bs, pos, n);
+        done += n;
+        if (ret < 0 || done == bytes) {
+            account(blk, kind, offset, bytes, start_ns, ret);
+        }
+        request_end(&req);
+    } while (ret == 0 && done < bytes);
+    return ret;
+}
+
+int blk_pwrite_zeroes(BlockBackend *blk, int64_t offset, int64_t bytes,
+                      int flags)
+{
+    return zero_or_discard(blk, REQ_ZERO, offset, bytes, flags);
+}
+
+int blk_pdiscard(BlockBackend *blk, int64_t offset, int64_t bytes)
+{
+    return zero_or_discard(blk, REQ_UNMAP, offset, bytes, 0);
+}
+
+int blk_flush(BlockBackend *blk)
+{
+    int64_t start_ns = now_ns();
+    Request req;
+    int ret = request_begin(&req, blk, 0, 0);
+
+    if (ret < 0) {
+        return ret;
+    }
+    ret = bdrv_flush(req.bs);
+    account(blk, REQ_FLUSH, 0, 0, start_ns, ret);
+    request_end(&req);
+    return ret;
+}
+
+int blk_block_status(BlockBackend *blk, int64_t offset, int64_t bytes,
+                     unsigned want, int64_t *pnum)
+{
+    BlockDriverState *file;
+    int64_t map;
+    Request req;
+    int ret;
+
+    *pnum = 0;
+    ret = request_begin(&req, blk, offset, bytes);
+    if (ret < 0) {
+        return ret;
+    }
+    ret = bdrv_block_status(req.bs, want, offset,
+                            MIN(bytes, BDRV_REQUEST_MAX_BYTES), pnum, &map,
+                            &file);
+    request_end(&req);
+    return ret;
+}

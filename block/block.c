@@ -1,0 +1,627 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Nodes: their names, their options, and how they come and go. */
+#include "block/graph-int.h"
+
+#include <string.h>
+
+#include "block/range-lock.h"
+#include "util/error.h"
+
+#define NODE_NAME_MAX 31
+
+static Mutex graph_mutex = MUTEX_INIT;
+static __thread bool graph_mutex_held;
+static pthread_rwlock_t graph_short = PTHREAD_RWLOCK_INITIALIZER;
+
+static GPtrArray *all_nodes;     /* in order of creation; short graph lock */
+static unsigned generated_names; /* graph mutex */
+static void (*queue_management)(void (*func)(void *opaque), void *opaque);
+
+/* ---- locks -------------------------------------------------------------- */
+
+void bdrv_graph_lock(void)
+{
+    g_assert(!graph_mutex_held);
+    mutex_lock(&graph_mutex);
+    graph_mutex_held = true;
+}
+
+void bdrv_graph_unlock(void)
+{
+    g_assert(graph_mutex_held);
+    graph_mutex_held = false;
+    mutex_unlock(&graph_mutex);
+}
+
+bool bdrv_graph_locked(void)
+{
+    return graph_mutex_held;
+}
+
+void graph_short_rdlock(void)
+{
+    pthread_rwlock_rdlock(&graph_short);
+}
+
+void graph_short_rdunlock(void)
+{
+    pthread_rwlock_unlock(&graph_short);
+}
+
+void graph_short_wrlock(void)
+{
+    pthread_rwlock_wrlock(&graph_short);
+}
+
+void graph_short_wrunlock(void)
+{
+    pthread_rwlock_unlock(&graph_short);
+}
+
+/* ---- names -------------------------------------------------------------- */
+
+/* Short graph lock held. Nodes that are being opened are found, too. */
+static BlockDriverState *lookup_name(const char *node_name)
+{
+    guint i;
+
+    for (i = 0; all_nodes && i < all_nodes->len; i++) {
+        BlockDriverState *bs = all_nodes->pdata[i];
+
+        if (!strcmp(bs->node_name, node_name)) {
+            return bs;
+        }
+    }
+    return NULL;
+}
+
+static bool check_node_name(const char *name, GError **errp)
+{
+    const char *p;
+
+    for (p = name; *p; p++) {
+        if (!g_ascii_isalpha(*p) &&
+            (p == name || !(g_ascii_isdigit(*p) || strchr("-._", *p)))) {
+            break;
+        }
+    }
+    if (*p || p == name) {
+        error_setg(errp, "Invalid node-name: '%s'", name);
+        return false;
+    }
+    if (strlen(name) > NODE_NAME_MAX) {
+        error_setg(errp,
+                   "Node name too long: '%s' has %zu characters, more than %d",
+                   name, strlen(name), NODE_NAME_MAX);
+        return false;
+    }
+    if (lookup_name(name)) {
+        error_setg(errp, "Duplicate nodes with node-name='%s'", name);
+        return false;
+    }
+    return true;
+}
+
+BlockDriverState *bdrv_find_node(const char *node_name, GError **errp)
+{
+    BlockDriverState *bs;
+
+    graph_short_rdlock();
+    bs = lookup_name(node_name);
+    if (bs && bs->ready) {
+        bdrv_ref(bs);
+    } else {
+        bs = NULL;
+    }
+    graph_short_rdunlock();
+    if (!bs) {
+        error_setg(errp, "Cannot find device='%s' nor node-name='%s'",
+                   node_name, node_name);
+    }
+    return bs;
+}
+
+GPtrArray *bdrv_all_nodes(void)
+{
+    GPtrArray *nodes = g_ptr_array_new();
+    guint i;
+
+    graph_short_rdlock();
+    for (i = 0; all_nodes && i < all_nodes->len; i++) {
+        BlockDriverState *bs = all_nodes->pdata[i];
+
+        if (bs->ready) {
+            g_ptr_array_add(nodes, bdrv_ref(bs));
+        }
+    }
+    graph_short_rdunlock();
+    return nodes;
+}
+
+/* ---- creation and end --------------------------------------------------- */
+
+/* Enters a node that cannot be found yet. NULL @node_name: a generated one */
+static BlockDriverState *node_new(const BlockDriver *drv, const char *node_name,
+                                  GError **errp)
+{
+    BlockDriverState *bs;
+
+    g_assert(bdrv_graph_locked());
+    if (node_name && !check_node_name(node_name, errp)) {
+        return NULL;
+    }
+    bs = g_new0(BlockDriverState, 1);
+    bs->drv = drv;
+    bs->refcnt = 1;
+    bs->opaque = drv->instance_size ? g_malloc0(drv->instance_size) : NULL;
+    bs->node_name = node_name
+                        ? g_strdup(node_name)
+                        : g_strdup_printf("#block%03u", generated_names++);
+    bs->children = g_ptr_array_new();
+    bs->parents = g_ptr_array_new();
+    bs->shared_perm = BLK_PERM_ALL;
+    mutex_init(&bs->dirty_lock);
+
+    graph_short_wrlock();
+    if (!all_nodes) {
+        all_nodes = g_ptr_array_new();
+    }
+    g_ptr_array_add(all_nodes, bs);
+    graph_short_wrunlock();
+    return bs;
+}
+
+/* Nobody can find the node any more. */
+static void node_free(BlockDriverState *bs)
+{
+    while (bs->children->len > 0) {
+        bdrv_detach_child(bs->children->pdata[bs->children->len - 1]);
+    }
+    g_assert(bs->parents->len == 0);
+    g_assert(bs->n_dirty_bitmaps == 0);
+    g_ptr_array_unref(bs->children);
+    g_ptr_array_unref(bs->parents);
+    g_clear_pointer(&bs->dirty_bitmaps, g_ptr_array_unref);
+    mutex_destroy(&bs->dirty_lock);
+    range_lock_free(bs->range_lock);
+    g_clear_pointer(&bs->options, json_object_unref);
+    g_free(bs->opaque);
+    g_free(bs->node_name);
+    g_free(bs);
+}
+
+static void node_close(BlockDriverState *bs)
+{
+    int ret;
+
+    g_assert(bdrv_graph_locked());
+    ret = bdrv_is_read_only(bs) ? 0 : bdrv_flush(bs);
+    if (ret < 0) {
+        g_warning("Could not flush node '%s' before it was closed: %s",
+                  bs->node_name, g_strerror(-ret));
+    }
+    if (bs->drv->close) {
+        bs->drv->close(bs);
+    }
+    node_free(bs);
+}
+
+/* Opened children and all that open did go with @bs. */
+static void node_abandon(BlockDriverState *bs)
+{
+    graph_short_wrlock();
+    g_ptr_array_remove(all_nodes, bs);
+    if (all_nodes->len == 0) {
+        g_clear_pointer(&all_nodes, g_ptr_array_unref);
+    }
+    graph_short_wrunlock();
+    node_free(bs);
+}
+
+static void node_set_ready(BlockDriverState *bs, bool monitor_owned)
+{
+    const BlockLimits *l = &bs->limits;
+
+    g_assert(!(l->request_alignment & (l->request_alignment - 1)));
+    g_assert(!(l->mem_alignment & (l->mem_alignment - 1)));
+    if (l->request_alignment > 1 && !bs->range_lock) {
+        bs->range_lock = range_lock_new();
+    }
+    graph_short_wrlock();
+    bs->monitor_owned = monitor_owned;
+    bs->ready = true;
+    graph_short_wrunlock();
+}
+
+static JsonNode *copy_json(JsonNode *node);
+
+static JsonObject *copy_json_object(JsonObject *object)
+{
+    JsonObject *copy = json_object_new();
+    JsonObjectIter iter;
+    const char *name;
+    JsonNode *value;
+
+    json_object_iter_init(&iter, object);
+    while (json_object_iter_next(&iter, &name, &value)) {
+        json_object_set_member(copy, name, copy_json(value));
+    }
+    return copy;
+}
+
+/* json-glib's reference counts are not atomic, so sharing will not do. */
+static JsonNode *copy_json(JsonNode *node)
+{
+    JsonNode *copy;
+
+    if (JSON_NODE_HOLDS_OBJECT(node)) {
+        copy = json_node_new(JSON_NODE_OBJECT);
+        json_node_take_object(copy,
+                              copy_json_object(json_node_get_object(node)));
+    } else {
+        g_assert(!JSON_NODE_HOLDS_ARRAY(node));
+        copy = json_node_copy(node);
+    }
+    return copy;
+}
+
+static bool parse_common_options(BlockDriverState *bs, JsonObject *options,
+                                 GError **errp)
+{
+    JsonObject *cache = schema_get_object(options, "cache");
+    bool auto_read_only = schema_get_bool(options, "auto-read-only", false);
+
+    bs->options = copy_json_object(options);
+    bs->read_only = schema_get_bool(options, "read-only", false);
+    bs->auto_read_only = auto_read_only && !bs->read_only;
+    bs->force_share = schema_get_bool(options, "force-share", false);
+    bs->discard_unmap =
+        !strcmp(schema_get_str(options, "discard", "ignore"), "unmap");
+    if (cache) {
+        bs->cache_direct = schema_get_bool(cache, "direct", false);
+        bs->cache_no_flush = schema_get_bool(cache, "no-flush", false);
+    }
+    if (bs->force_share && !bs->read_only) {
+        error_setg(errp,
+                   "force-share=on can only be used with read-only images");
+        return false;
+    }
+    return true;
+}
+
+/* A reference for the caller; @monitor: which is the monitor's */
+static BlockDriverState *open_node(JsonObject *options, bool monitor,
+                                   GError **errp)
+{
+    const char *driver = schema_get_str(options, "driver", NULL);
+    const char *node_name = schema_get_str(options, "node-name", NULL);
+    const BlockDriver *drv = bdrv_find_driver(driver);
+    g_autoptr(GError) err = NULL;
+    BlockDriverState *bs;
+    int ret;
+
+    if (!drv) {
+        error_setg(errp, "Parameter 'driver' does not accept value '%s'",
+                   driver);
+        return NULL;
+    }
+    bs = node_new(drv, node_name, errp);
+    if (!bs) {
+        return NULL;
+    }
+    if (!parse_common_options(bs, options, errp)) {
+        node_abandon(bs);
+        return NULL;
+    }
+    ret = drv->open(bs, options, &err);
+    if (ret < 0) {
+        if (!err) {
+            error_setg_errno(&err, -ret, "Could not open node '%s'",
+                             bs->node_name);
+        }
+        g_propagate_error(errp, g_steal_pointer(&err));
+        node_abandon(bs);
+        return NULL;
+    }
+    node_set_ready(bs, monitor);
+    return bs;
+}
+
+BlockDriverState *bdrv_open(JsonObject *options, GError **errp)
+{
+    if (!schema_has(options, "node-name")) {
+        error_setg(errp, "'node-name' must be specified for the root node");
+        return NULL;
+    }
+    return open_node(options, true, errp);
+}
+
+BlockDriverState *bdrv_new_internal(const BlockDriver *drv,
+                                    const char *node_name, GError **errp)
+{
+    BlockDriverState *bs = node_new(drv, node_name, errp);
+
+    if (!bs) {
+        return NULL;
+    }
+    bs->options = json_object_new();
+    bs->discard_unmap = true;
+    if (drv->open && drv->open(bs, bs->options, errp) < 0) {
+        node_abandon(bs);
+        return NULL;
+    }
+    node_set_ready(bs, false);
+    return bs;
+}
+
+/* ---- children ----------------------------------------------------------- */
+
+static void inherit(JsonObject *to, JsonObject *from, const char *name)
+{
+    if (!json_object_has_member(to, name) &&
+        json_object_has_member(from, name)) {
+        json_object_set_member(to, name,
+                               copy_json(json_object_get_member(from, name)));
+    }
+}
+
+/*
+ * What an inline child's options leave open, it has from its parent. Guest
+ * discards are the parent's affair, so the child passes on what it gets.
+ */
+static JsonObject *child_options(JsonObject *parent, JsonObject *given)
+{
+    JsonObject *options = copy_json_object(given);
+    JsonObject *parent_cache = schema_get_object(parent, "cache");
+
+    inherit(options, parent, "read-only");
+    inherit(options, parent, "auto-read-only");
+    inherit(options, parent, "force-share");
+    if (parent_cache) {
+        inherit(options, parent, "cache");
+        inherit(schema_get_object(options, "cache"), parent_cache, "direct");
+        inherit(schema_get_object(options, "cache"), parent_cache, "no-flush");
+    }
+    if (!json_object_has_member(options, "discard")) {
+        json_object_set_string_member(options, "discard", "unmap");
+    }
+    return options;
+}
+
+BdrvChild *bdrv_open_child(BlockDriverState *bs, JsonObject *options,
+                           const char *name, GError **errp)
+{
+    JsonNode *node = json_object_get_member(options, name);
+    BlockDriverState *child_bs;
+    BdrvChild *child;
+
+    if (!node || JSON_NODE_HOLDS_NULL(node)) {
+        error_setg(errp, "A block device must be specified for \"%s\"", name);
+        return NULL;
+    }
+    if (JSON_NODE_HOLDS_OBJECT(node)) {
+        g_autoptr(JsonObject) inline_options =
+            child_options(options, json_node_get_object(node));
+
+        child_bs = open_node(inline_options, false, errp);
+    } else {
+        child_bs = bdrv_find_node(json_node_get_string(node), errp);
+    }
+    if (!child_bs) {
+        return NULL;
+    }
+    child = bdrv_attach_child(bs, child_bs, name, errp);
+    bdrv_unref(child_bs);
+    return child;
+}
+
+/* ---- references --------------------------------------------------------- */
+
+BlockDriverState *bdrv_ref(BlockDriverState *bs)
+{
+    g_atomic_int_inc(&bs->refcnt);
+    return bs;
+}
+
+static bool unref_unless_last(BlockDriverState *bs)
+{
+    int refcnt = g_atomic_int_get(&bs->refcnt);
+
+    while (refcnt > 1) {
+        if (g_atomic_int_compare_and_exchange(&bs->refcnt, refcnt,
+                                              refcnt - 1)) {
+            return true;
+        }
+        refcnt = g_atomic_int_get(&bs->refcnt);
+    }
+    return false;
+}
+
+void bdrv_unref(BlockDriverState *bs)
+{
+    bool last;
+
+    if (unref_unless_last(bs)) {
+        return;
+    }
+    /* Those who find the node by name take their reference under the lock. */
+    graph_short_wrlock();
+    last = g_atomic_int_dec_and_test(&bs->refcnt);
+    if (last) {
+        g_ptr_array_remove(all_nodes, bs);
+        if (all_nodes->len == 0) {
+            g_clear_pointer(&all_nodes, g_ptr_array_unref);
+        }
+    }
+    graph_short_wrunlock();
+    if (last) {
+        node_close(bs);
+    }
+}
+
+static void unref_now(void *opaque)
+{
+    bdrv_unref(opaque);
+}
+
+void bdrv_unref_later(BlockDriverState *bs)
+{
+    if (unref_unless_last(bs)) {
+        return;
+    }
+    if (queue_management) {
+        queue_management(unref_now, bs);
+    } else if (bdrv_graph_locked()) {
+        bdrv_unref(bs);
+    } else {
+        bdrv_graph_lock();
+        bdrv_unref(bs);
+        bdrv_graph_unlock();
+    }
+}
+
+void bdrv_set_management_queue(void (*queue)(void (*func)(void *opaque),
+                                             void *opaque))
+{
+    queue_management = queue;
+}
+
+/* ---- the monitor's references ------------------------------------------- */
+
+static void drop_monitor_reference(BlockDriverState *bs)
+{
+    graph_short_wrlock();
+    bs->monitor_owned = false;
+    graph_short_wrunlock();
+    bdrv_unref(bs);
+}
+
+bool bdrv_monitor_del(const char *node_name, GError **errp)
+{
+    BlockDriverState *bs = bdrv_find_node(node_name, NULL);
+    bool ok = false;
+
+    g_assert(bdrv_graph_locked());
+    if (!bs) {
+        error_setg(errp, "Failed to find node with node-name='%s'", node_name);
+        return false;
+    }
+    if (!bs->monitor_owned) {
+        error_setg(errp, "Node %s is not owned by the monitor", node_name);
+    } else if (bs->parents->len > 0) {
+        g_autofree char *user = bdrv_child_user(bs->parents->pdata[0]);
+
+        error_setg(errp, "Node %s is in use by %s", node_name, user);
+    } else {
+        drop_monitor_reference(bs);
+        ok = true;
+    }
+    bdrv_unref(bs);
+    return ok;
+}
+
+void bdrv_close_all(void)
+{
+    g_autoptr(GPtrArray) nodes = NULL;
+    guint i;
+
+    bdrv_graph_lock();
+    /* Users first: nodes that are used by later ones close with those. */
+    nodes = bdrv_all_nodes();
+    for (i = nodes->len; i-- > 0;) {
+        BlockDriverState *bs = nodes->pdata[i];
+
+        if (bs->monitor_owned) {
+            drop_monitor_reference(bs);
+        }
+        bdrv_unref(bs);
+    }
+    graph_short_rdlock();
+    for (i = 0; all_nodes && i < all_nodes->len; i++) {
+        BlockDriverState *bs = all_nodes->pdata[i];
+
+        g_warning("Node '%s' is still in use at exit", bs->node_name);
+    }
+    graph_short_rdunlock();
+    bdrv_graph_unlock();
+}
+
+/* ---- what a node is ----------------------------------------------------- */
+
+const char *bdrv_node_name(BlockDriverState *bs)
+{
+    return bs->node_name;
+}
+
+const char *bdrv_driver_name(BlockDriverState *bs)
+{
+    return bs->drv->format_name;
+}
+
+bool bdrv_is_read_only(BlockDriverState *bs)
+{
+    return g_atomic_int_get(&bs->read_only);
+}
+
+void bdrv_set_read_only(BlockDriverState *bs, bool read_only)
+{
+    g_atomic_int_set(&bs->read_only, read_only);
+}
+
+int64_t bdrv_driver_getlength(BlockDriverState *bs)
+{
+    if (bs->drv->getlength) {
+        return bs->drv->getlength(bs);
+    }
+    return bs->file ? bdrv_child_getlength(bs->file) : -ENOMEDIUM;
+}
+
+int64_t bdrv_child_getlength(BdrvChild *child)
+{
+    return child->bs ? bdrv_driver_getlength(child->bs) : -ENOMEDIUM;
+}
+
+int64_t bdrv_getlength(BlockDriverState *bs)
+{
+    int64_t length;
+
+    graph_short_rdlock();
+    length = bdrv_driver_getlength(bs);
+    graph_short_rdunlock();
+    return length;
+}
+
+BlockDriverState *bdrv_get_file(BlockDriverState *bs)
+{
+    BlockDriverState *file = NULL;
+
+    graph_short_rdlock();
+    if (bs->file && bs->file->bs) {
+        file = bdrv_ref(bs->file->bs);
+    }
+    graph_short_rdunlock();
+    return file;
+}
+
+/* Short graph lock held */
+static StatusCache *find_status_cache(BlockDriverState *bs)
+{
+    if (bs->drv->get_status_cache) {
+        return bs->drv->get_status_cache(bs);
+    }
+    if ((bs->drv->kind == BLOCK_DRIVER_FILTER || bs->drv->transparent) &&
+        bs->file && bs->file->bs) {
+        return find_status_cache(bs->file->bs);
+    }
+    return NULL;
+}
+
+StatusCache *bdrv_get_status_cache(BlockDriverState *bs)
+{
+    StatusCache *cache;
+
+    graph_short_rdlock();
+    cache = find_status_cache(bs);
+    graph_short_rdunlock();
+    return cache;
+}

@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The drivers that blockdev-add offers, and the options common to them all. A
+ * driver's own options stand in its file.
+ */
+#include <string.h>
+
+#include "block/block-int.h"
+
+/* One line a driver: the table and the name */
+#define BDRV_DRIVERS(D)                                                        \
+    D(bdrv_null_co, "null-co")                                                 \
+    D(bdrv_raw, "raw")
+
+#define DECLARE_DRIVER(driver, name) extern const BlockDriver driver;
+#define DRIVER_POINTER(driver, name) &driver,
+#define DRIVER_NAME(driver, name) name,
+
+BDRV_DRIVERS(DECLARE_DRIVER)
+
+const BlockDriver *const bdrv_drivers[] = { BDRV_DRIVERS(DRIVER_POINTER) NULL };
+
+static const char *const driver_names[] = { BDRV_DRIVERS(DRIVER_NAME) NULL };
+
+const BlockDriver *bdrv_find_driver(const char *format_name)
+{
+    const BlockDriver *const *drv;
+
+    for (drv = bdrv_drivers; *drv; drv++) {
+        if (!strcmp((*drv)->format_name, format_name)) {
+            return *drv;
+        }
+    }
+    return NULL;
+}
+
+static const SchemaType blockdev_driver_type = {
+    .name = "BlockdevDriver",
+    .kind = SCHEMA_ENUM,
+    .doc = "The drivers of block nodes.",
+    .values = driver_names,
+};
+
+static const SchemaType discard_type = {
+    .name = "BlockdevDiscardOptions",
+    .kind = SCHEMA_ENUM,
+    .doc = "What happens to discard requests: \"ignore\" drops them, "
+           "\"unmap\" passes them on. Zero-writes leave holes only with "
+           "\"unmap\".",
+    .values = (const char *const[]){ "ignore", "unmap", NULL },
+};
+
+static const SchemaType cache_type = {
+    .name = "BlockdevCacheOptions",
+    .kind = SCHEMA_OBJECT,
+    .doc = "How the host's page cache is used.",
+    .members =
+        (const SchemaMember[]){
+            { "direct", &schema_bool, .optional = true,
+              .doc = "Go past the page cache (O_DIRECT). Default: off." },
+            { "no-flush", &schema_bool, .optional = true,
+              .doc = "Ignore flush requests: fast, and not safe when the host "
+                     "crashes. Default: off." },
+            { NULL },
+        },
+};
+
+static bool blockdev_branch(size_t n, const char **tag, const SchemaType **type)
+{
+    if (n >= G_N_ELEMENTS(bdrv_drivers) - 1) {
+        return false;
+    }
+    *tag = driver_names[n];
+    *type = bdrv_drivers[n]->options;
+    return true;
+}
+
+const SchemaType blockdev_options_type = {
+    .name = "BlockdevOptions",
+    .kind = SCHEMA_OBJECT,
+    .doc = "A block node: what all drivers have in common, and what the "
+           "chosen driver adds to it. Children that are given inline take "
+           "\"read-only\", \"auto-read-only\", \"force-share\" and \"cache\" "
+           "from their parent where they do not say otherwise, and pass "
+           "discards on.",
+    .members =
+        (const SchemaMember[]){
+            { "driver", &blockdev_driver_type, .doc = "The driver's name." },
+            { "node-name", &schema_str, .optional = true,
+              .doc = "The node's name: a letter, then letters, digits, \"-\", "
+                     "\".\" and \"_\", 31 characters at most. Required but for "
+                     "children given inline, which else get a generated one." },
+            { "discard", &discard_type, .optional = true,
+              .doc = "Default: \"ignore\"." },
+            { "cache", &cache_type, .optional = true,
+              .doc = "The host's page cache." },
+            { "read-only", &schema_bool, .optional = true,
+              .doc = "Refuse to write. Default: off." },
+            { "auto-read-only", &schema_bool, .optional = true,
+              .doc = "Open read-only where nothing else is possible or "
+                     "nobody writes. Default: off." },
+            { "force-share", &schema_bool, .optional = true,
+              .doc = "Let other processes write to the image meanwhile; needs "
+                     "\"read-only\". Default: off." },
+            { NULL },
+        },
+    .discriminator = "driver",
+    .branch = blockdev_branch,
+};
+
+const SchemaType blockdev_ref_type = {
+    .name = "BlockdevRef",
+    .kind = SCHEMA_ALTERNATE,
+    .doc = "A node: by its name, or by the options of a new one.",
+    .alternatives = (const SchemaType *const[]){ &schema_str,
+                                                 &blockdev_options_type, NULL },
+};

@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What block.c, graph.c, permissions.c and block-backend.c share, and nobody
+ * else needs to know.
+ */
+#ifndef BLOCK_GRAPH_INT_H
+#define BLOCK_GRAPH_INT_H
+
+#include "block/block-int.h"
+
+/* Does this thread hold the graph mutex? */
+bool bdrv_graph_locked(void);
+
+/*
+ * The short graph lock: many readers (who may take it again), or one writer.
+ * What it protects is written by holders of the graph mutex only, so that these
+ * may read without it.
+ */
+void graph_short_rdlock(void);
+void graph_short_rdunlock(void);
+void graph_short_wrlock(void);
+void graph_short_wrunlock(void);
+
+/* Short graph lock held, or inside a gate, or with the graph mutex held */
+int64_t bdrv_driver_getlength(BlockDriverState *bs);
+
+/* ---- graph.c ------------------------------------------------------------ */
+
+/* An edge of @parent or of @blk, to nowhere yet */
+BdrvChild *bdrv_child_new(BlockDriverState *parent, BlockBackend *blk,
+                          const char *name, uint64_t perm, uint64_t shared);
+/* Lead it nowhere again. Nothing of its parent is in flight. */
+void bdrv_child_detach(BdrvChild *child);
+/* @child leads nowhere. */
+void bdrv_child_free(BdrvChild *child);
+
+/*
+ * A change of the graph that happens as a whole or not at all: edges are moved
+ * and their permissions changed, then graph_tran_check() asks all nodes
+ * concerned, and then one of graph_tran_commit() and graph_tran_abort() ends
+ * it. Graph mutex held throughout.
+ */
+typedef struct GraphTran GraphTran;
+
+GraphTran *graph_tran_new(void);
+/* @bs may be NULL. Takes a reference of it, and drops that of the old one. */
+void graph_tran_move(GraphTran *tran, BdrvChild *child, BlockDriverState *bs);
+void graph_tran_set_child_perm(GraphTran *tran, BdrvChild *child, uint64_t perm,
+                               uint64_t shared);
+/* Ask about @nodes and all below them; once in a transaction. */
+bool graph_tran_check(GraphTran *tran, GPtrArray *nodes, GError **errp);
+void graph_tran_commit(GraphTran *tran);
+void graph_tran_abort(GraphTran *tran);
+/* Commit or abort. */
+bool graph_tran_finish(GraphTran *tran, bool ok);
+
+/* ---- permissions.c ------------------------------------------------------ */
+
+typedef struct PermEntry {
+    BlockDriverState *bs;
+    uint64_t perm, shared;
+} PermEntry;
+
+/*
+ * Work out what is used and shared of @nodes and of all that is below them, and
+ * ask the drivers. Nodes for which something changes are entered in @checked.
+ */
+bool bdrv_check_perms(GraphTran *tran, GPtrArray *nodes, GArray *checked,
+                      GError **errp);
+
+/* "export 'e0'", "node 'raw0'"; to be freed */
+char *bdrv_child_user(const BdrvChild *child);
+
+/* ---- block-backend.c ---------------------------------------------------- */
+
+void blk_gate_close(BlockBackend *blk);
+void blk_gate_wait(BlockBackend *blk);
+void blk_gate_open(BlockBackend *blk);
+bool blk_is_job(BlockBackend *blk);
+const char *blk_user(BlockBackend *blk);
+
+#endif

@@ -1,0 +1,458 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The graph: edges between nodes and their users, drain, and changes.
+ *
+ * A node is quiesced while somebody drains it or a node below it. Each edge to
+ * a quiesced node quiesces what is above it, once; BlockBackends close their
+ * gates then. So a drain reaches all gates above a node, however they are
+ * reached, and an edge that is moved meanwhile can tell by its own flag what it
+ * owes to its parent.
+ *
+ * A change is a transaction. Edges are moved at once, under the short graph
+ * lock, so that permissions can be worked out in the graph as it will be; abort
+ * moves them back in reverse order. What waits (gates that close) comes before
+ * an edge moves to a quiesced node; what lets requests go on (gates that open)
+ * comes after everything else.
+ */
+#include "block/graph-int.h"
+
+BdrvChild *bdrv_child_new(BlockDriverState *parent, BlockBackend *blk,
+                          const char *name, uint64_t perm, uint64_t shared)
+{
+    BdrvChild *child = g_new0(BdrvChild, 1);
+
+    child->parent = parent;
+    child->blk = blk;
+    child->name = g_strdup(name);
+    child->perm = perm;
+    child->shared_perm = shared;
+    return child;
+}
+
+void bdrv_child_free(BdrvChild *child)
+{
+    g_assert(!child->bs && !child->quiesced);
+    g_free(child->name);
+    g_free(child);
+}
+
+/* ---- drain -------------------------------------------------------------- */
+
+static void node_quiesce(BlockDriverState *bs, GPtrArray *gates)
+{
+    guint i;
+
+    if (bs->quiesce++ > 0) {
+        return;
+    }
+    for (i = 0; i < bs->parents->len; i++) {
+        BdrvChild *c = bs->parents->pdata[i];
+
+        if (c->quiesced) {
+            continue;
+        }
+        c->quiesced = true;
+        if (c->blk) {
+            blk_gate_close(c->blk);
+            g_ptr_array_add(gates, c->blk);
+        } else {
+            node_quiesce(c->parent, gates);
+        }
+    }
+}
+
+static void node_unquiesce(BlockDriverState *bs);
+
+static void edge_unquiesce(BdrvChild *c)
+{
+    c->quiesced = false;
+    if (c->blk) {
+        blk_gate_open(c->blk);
+    } else {
+        node_unquiesce(c->parent);
+    }
+}
+
+static void node_unquiesce(BlockDriverState *bs)
+{
+    guint i;
+
+    g_assert(bs->quiesce > 0);
+    if (--bs->quiesce > 0) {
+        return;
+    }
+    for (i = 0; i < bs->parents->len; i++) {
+        BdrvChild *c = bs->parents->pdata[i];
+
+        if (c->quiesced) {
+            edge_unquiesce(c);
+        }
+    }
+}
+
+static void wait_for_gates(GPtrArray *gates)
+{
+    guint i;
+
+    for (i = 0; i < gates->len; i++) {
+        blk_gate_wait(gates->pdata[i]);
+    }
+}
+
+void bdrv_drained_begin(BlockDriverState *bs)
+{
+    g_autoptr(GPtrArray) gates = g_ptr_array_new();
+
+    g_assert(bdrv_graph_locked());
+    node_quiesce(bs, gates);
+    wait_for_gates(gates);
+}
+
+void bdrv_drained_end(BlockDriverState *bs)
+{
+    g_assert(bdrv_graph_locked());
+    node_unquiesce(bs);
+}
+
+/* Before @c moves to a quiesced node: nothing of its parent is in flight. */
+static void edge_quiesce(BdrvChild *c)
+{
+    if (c->blk) {
+        c->quiesced = true;
+        blk_gate_close(c->blk);
+        blk_gate_wait(c->blk);
+    } else {
+        g_autoptr(GPtrArray) gates = g_ptr_array_new();
+
+        c->quiesced = true;
+        node_quiesce(c->parent, gates);
+        wait_for_gates(gates);
+    }
+}
+
+/* ---- transactions ------------------------------------------------------- */
+
+typedef struct GraphChange {
+    BdrvChild *child;
+    bool moved;
+    BlockDriverState *old_bs; /* if moved; the edge's reference is kept */
+    uint64_t old_perm, old_shared;
+} GraphChange;
+
+struct GraphTran {
+    GArray *changes; /* of GraphChange */
+    GArray *checked; /* of PermEntry: as they are to be */
+};
+
+GraphTran *graph_tran_new(void)
+{
+    GraphTran *tran = g_new(GraphTran, 1);
+
+    g_assert(bdrv_graph_locked());
+    tran->changes = g_array_new(FALSE, FALSE, sizeof(GraphChange));
+    tran->checked = g_array_new(FALSE, FALSE, sizeof(PermEntry));
+    return tran;
+}
+
+static void edge_set_bs(BdrvChild *c, BlockDriverState *bs)
+{
+    graph_short_wrlock();
+    if (c->bs) {
+        g_ptr_array_remove(c->bs->parents, c);
+    }
+    c->bs = bs;
+    if (bs) {
+        g_ptr_array_add(bs->parents, c);
+    }
+    graph_short_wrunlock();
+}
+
+void graph_tran_move(GraphTran *tran, BdrvChild *child, BlockDriverState *bs)
+{
+    GraphChange change = { .child = child,
+                           .moved = true,
+                           .old_bs = child->bs,
+                           .old_perm = child->perm,
+                           .old_shared = child->shared_perm };
+
+    if (bs) {
+        bdrv_ref(bs);
+        if (bs->quiesce > 0 && !child->quiesced) {
+            edge_quiesce(child);
+        }
+    }
+    edge_set_bs(child, bs);
+    g_array_append_val(tran->changes, change);
+}
+
+void graph_tran_set_child_perm(GraphTran *tran, BdrvChild *child, uint64_t perm,
+                               uint64_t shared)
+{
+    GraphChange change = { .child = child,
+                           .old_perm = child->perm,
+                           .old_shared = child->shared_perm };
+
+    child->perm = perm;
+    child->shared_perm = shared;
+    g_array_append_val(tran->changes, change);
+}
+
+bool graph_tran_check(GraphTran *tran, GPtrArray *nodes, GError **errp)
+{
+    return bdrv_check_perms(tran, nodes, tran->checked, errp);
+}
+
+/* Gates that need not be closed any more; then the references not needed. */
+static void tran_settle(GraphTran *tran, GPtrArray *unref)
+{
+    guint i;
+
+    for (i = 0; i < tran->changes->len; i++) {
+        BdrvChild *c = g_array_index(tran->changes, GraphChange, i).child;
+
+        if (c->quiesced && (!c->bs || c->bs->quiesce == 0)) {
+            edge_unquiesce(c);
+        }
+    }
+    for (i = 0; i < unref->len; i++) {
+        bdrv_unref(unref->pdata[i]);
+    }
+    g_array_unref(tran->changes);
+    g_array_unref(tran->checked);
+    g_free(tran);
+}
+
+void graph_tran_commit(GraphTran *tran)
+{
+    g_autoptr(GPtrArray) unref = g_ptr_array_new();
+    guint i;
+
+    for (i = 0; i < tran->checked->len; i++) {
+        PermEntry *e = &g_array_index(tran->checked, PermEntry, i);
+
+        if (e->bs->drv->set_perm) {
+            bdrv_drained_begin(e->bs);
+            e->bs->drv->set_perm(e->bs, e->perm, e->shared);
+            bdrv_drained_end(e->bs);
+        }
+        e->bs->perm = e->perm;
+        e->bs->shared_perm = e->shared;
+    }
+    for (i = 0; i < tran->changes->len; i++) {
+        GraphChange *change = &g_array_index(tran->changes, GraphChange, i);
+
+        if (change->moved && change->old_bs) {
+            g_ptr_array_add(unref, change->old_bs);
+        }
+    }
+    tran_settle(tran, unref);
+}
+
+void graph_tran_abort(GraphTran *tran)
+{
+    g_autoptr(GPtrArray) unref = g_ptr_array_new();
+    guint i;
+
+    for (i = tran->checked->len; i-- > 0;) {
+        BlockDriverState *bs = g_array_index(tran->checked, PermEntry, i).bs;
+
+        if (bs->drv->abort_perm) {
+            bs->drv->abort_perm(bs);
+        }
+    }
+    for (i = tran->changes->len; i-- > 0;) {
+        GraphChange *change = &g_array_index(tran->changes, GraphChange, i);
+        BdrvChild *c = change->child;
+
+        if (change->moved) {
+            if (c->bs) {
+                g_ptr_array_add(unref, c->bs);
+            }
+            edge_set_bs(c, change->old_bs);
+        }
+        c->perm = change->old_perm;
+        c->shared_perm = change->old_shared;
+    }
+    tran_settle(tran, unref);
+}
+
+bool graph_tran_finish(GraphTran *tran, bool ok)
+{
+    if (ok) {
+        graph_tran_commit(tran);
+    } else {
+        graph_tran_abort(tran);
+    }
+    return ok;
+}
+
+/* ---- children ----------------------------------------------------------- */
+
+static void link_child(BlockDriverState *parent, BdrvChild *child)
+{
+    graph_short_wrlock();
+    g_ptr_array_add(parent->children, child);
+    if (!strcmp(child->name, "file")) {
+        parent->file = child;
+    }
+    graph_short_wrunlock();
+}
+
+/* @child leads nowhere. */
+static void unlink_child(BdrvChild *child)
+{
+    graph_short_wrlock();
+    g_ptr_array_remove(child->parent->children, child);
+    if (child->parent->file == child) {
+        child->parent->file = NULL;
+    }
+    graph_short_wrunlock();
+    bdrv_child_free(child);
+}
+
+static GPtrArray *nodes_array(BlockDriverState *a, BlockDriverState *b)
+{
+    GPtrArray *nodes = g_ptr_array_new();
+
+    g_ptr_array_add(nodes, a);
+    if (b) {
+        g_ptr_array_add(nodes, b);
+    }
+    return nodes;
+}
+
+BdrvChild *bdrv_attach_child(BlockDriverState *parent, BlockDriverState *bs,
+                             const char *name, GError **errp)
+{
+    g_autoptr(GPtrArray) nodes = nodes_array(parent, NULL);
+    BdrvChild *child = bdrv_child_new(parent, NULL, name, 0, BLK_PERM_ALL);
+    GraphTran *tran = graph_tran_new();
+
+    link_child(parent, child);
+    graph_tran_move(tran, child, bs);
+    if (!graph_tran_finish(tran, graph_tran_check(tran, nodes, errp))) {
+        unlink_child(child);
+        return NULL;
+    }
+    return child;
+}
+
+/* Giving something up: that nobody can refuse. */
+static void tran_loosen(GraphTran *tran, BlockDriverState *bs)
+{
+    g_autoptr(GPtrArray) nodes = nodes_array(bs, NULL);
+    g_autoptr(GError) err = NULL;
+
+    if (!graph_tran_check(tran, nodes, &err)) {
+        g_warning("Could not give up permissions on node '%s': %s",
+                  bs->node_name, err->message);
+    }
+    graph_tran_commit(tran);
+}
+
+void bdrv_child_detach(BdrvChild *child)
+{
+    BlockDriverState *bs = bdrv_ref(child->bs);
+    GraphTran *tran = graph_tran_new();
+
+    graph_tran_move(tran, child, NULL);
+    tran_loosen(tran, bs);
+    bdrv_unref(bs);
+}
+
+void bdrv_detach_child(BdrvChild *child)
+{
+    bdrv_child_detach(child);
+    unlink_child(child);
+}
+
+/* ---- changes of the graph ----------------------------------------------- */
+
+static bool is_at_or_below(BlockDriverState *bs, BlockDriverState *top)
+{
+    guint i;
+
+    if (bs == top) {
+        return true;
+    }
+    for (i = 0; i < top->children->len; i++) {
+        BdrvChild *c = top->children->pdata[i];
+
+        if (c->bs && is_at_or_below(bs, c->bs)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static void move_parents(GraphTran *tran, BlockDriverState *from,
+                         BlockDriverState *to, bool jobs_too)
+{
+    g_autoptr(GPtrArray) parents = g_ptr_array_copy(from->parents, NULL, NULL);
+    guint i;
+
+    for (i = 0; i < parents->len; i++) {
+        BdrvChild *c = parents->pdata[i];
+
+        if ((c->blk && blk_is_job(c->blk) && !jobs_too) ||
+            (c->parent && is_at_or_below(c->parent, to))) {
+            continue;
+        }
+        graph_tran_move(tran, c, to);
+    }
+}
+
+bool bdrv_insert_filter(BlockDriverState *filter, BlockDriverState *bs,
+                        GError **errp)
+{
+    g_autoptr(GPtrArray) nodes = nodes_array(filter, bs);
+    GraphTran *tran = graph_tran_new();
+    BdrvChild *child;
+    bool ok;
+
+    g_assert(!filter->file);
+    child = bdrv_child_new(filter, NULL, "file", 0, BLK_PERM_ALL);
+    bdrv_drained_begin(bs);
+    link_child(filter, child);
+    graph_tran_move(tran, child, bs);
+    move_parents(tran, bs, filter, false);
+    ok = graph_tran_finish(tran, graph_tran_check(tran, nodes, errp));
+    if (!ok) {
+        unlink_child(child);
+    }
+    bdrv_drained_end(bs);
+    return ok;
+}
+
+bool bdrv_remove_filter(BlockDriverState *filter, GError **errp)
+{
+    BdrvChild *child = filter->file;
+    BlockDriverState *bs = bdrv_ref(child->bs);
+    g_autoptr(GPtrArray) nodes = nodes_array(filter, bs);
+    GraphTran *tran = graph_tran_new();
+    bool ok;
+
+    bdrv_ref(filter);
+    bdrv_drained_begin(bs);
+    move_parents(tran, filter, bs, true);
+    graph_tran_move(tran, child, NULL);
+    ok = graph_tran_finish(tran, graph_tran_check(tran, nodes, errp));
+    if (ok) {
+        unlink_child(child);
+    }
+    bdrv_drained_end(bs);
+    bdrv_unref(filter);
+    bdrv_unref(bs);
+    return ok;
+}
+
+bool bdrv_replace_node(BlockDriverState *from, BlockDriverState *to,
+                       GError **errp)
+{
+    g_autoptr(GPtrArray) nodes = nodes_array(from, to);
+    GraphTran *tran = graph_tran_new();
+
+    g_assert(from->quiesce > 0);
+    move_parents(tran, from, to, false);
+    return graph_tran_finish(tran, graph_tran_check(tran, nodes, errp));
+}

@@ -1,0 +1,187 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Permissions: what the users of a node do with it and what they let others do.
+ *
+ * Each edge says both. What a node's users need together, and what all of them
+ * allow, the node's driver has to agree to (the file driver takes image locks
+ * for it), and it turns into what the node in its turn needs of its children.
+ */
+#include "block/graph-int.h"
+#include "util/error.h"
+
+static char *perm_names(uint64_t perm)
+{
+    static const struct {
+        uint64_t perm;
+        const char *name;
+    } names[] = {
+        { BLK_PERM_CONSISTENT_READ, "consistent read" },
+        { BLK_PERM_WRITE, "write" },
+        { BLK_PERM_WRITE_UNCHANGED, "write unchanged" },
+        { BLK_PERM_RESIZE, "resize" },
+    };
+    GString *s = g_string_new(NULL);
+    size_t i;
+
+    for (i = 0; i < G_N_ELEMENTS(names); i++) {
+        if (perm & names[i].perm) {
+            g_string_append_printf(s, "%s%s", s->len ? ", " : "",
+                                   names[i].name);
+        }
+    }
+    return g_string_free(s, FALSE);
+}
+
+char *bdrv_child_user(const BdrvChild *child)
+{
+    if (child->blk) {
+        return g_strdup(blk_user(child->blk));
+    }
+    return g_strdup_printf("node '%s'", child->parent->node_name);
+}
+
+static bool check_conflict(const BdrvChild *user, const BdrvChild *other,
+                           GError **errp)
+{
+    uint64_t conflict = user->perm & ~other->shared_perm;
+    g_autofree char *names = NULL;
+    g_autofree char *user_name = NULL;
+    g_autofree char *other_name = NULL;
+
+    if (!conflict) {
+        return true;
+    }
+    names = perm_names(conflict);
+    user_name = bdrv_child_user(user);
+    other_name = bdrv_child_user(other);
+    error_setg(errp,
+               "Permission conflict on node '%s': permissions '%s' are both "
+               "required by %s (uses node '%s' as '%s' child) and unshared by "
+               "%s (uses node '%s' as '%s' child).",
+               user->bs->node_name, names, user_name, user->bs->node_name,
+               user->name, other_name, other->bs->node_name, other->name);
+    return false;
+}
+
+static bool check_users(BlockDriverState *bs, uint64_t *perm, uint64_t *shared,
+                        GError **errp)
+{
+    guint i, j;
+
+    *perm = 0;
+    *shared = BLK_PERM_ALL;
+    for (i = 0; i < bs->parents->len; i++) {
+        BdrvChild *a = bs->parents->pdata[i];
+
+        for (j = 0; j < bs->parents->len; j++) {
+            BdrvChild *b = bs->parents->pdata[j];
+
+            if (i != j && !check_conflict(a, b, errp)) {
+                return false;
+            }
+        }
+        *perm |= a->perm;
+        *shared &= a->shared_perm;
+    }
+    if (bs->force_share) {
+        *shared = BLK_PERM_ALL;
+    }
+    return true;
+}
+
+static bool check_writable(BlockDriverState *bs, uint64_t perm, GError **errp)
+{
+    uint32_t align = bs->limits.request_alignment;
+    int64_t length;
+
+    if (!(perm & (BLK_PERM_WRITE | BLK_PERM_WRITE_UNCHANGED))) {
+        return true;
+    }
+    if (bdrv_is_read_only(bs) && !(bs->auto_read_only && bs->drv->check_perm)) {
+        error_setg(errp, "Block node '%s' is read-only", bs->node_name);
+        return false;
+    }
+    if (align > 1 && (perm & BLK_PERM_WRITE) && !(perm & BLK_PERM_RESIZE)) {
+        length = bdrv_driver_getlength(bs);
+        if (length > 0 && length % align) {
+            error_setg(errp,
+                       "Cannot get 'write' permission without 'resize': Image "
+                       "size of node '%s' (%" G_GINT64_FORMAT ") is not a "
+                       "multiple of request alignment (%" G_GUINT32_FORMAT ")",
+                       bs->node_name, length, align);
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Parents before children; each node once */
+static void add_below(GPtrArray *order, GHashTable *seen, BlockDriverState *bs)
+{
+    guint i;
+
+    if (!g_hash_table_add(seen, bs)) {
+        return;
+    }
+    for (i = 0; i < bs->children->len; i++) {
+        BdrvChild *c = bs->children->pdata[i];
+
+        if (c->bs) {
+            add_below(order, seen, c->bs);
+        }
+    }
+    g_ptr_array_insert(order, 0, bs);
+}
+
+static bool check_node(GraphTran *tran, BlockDriverState *bs, GArray *checked,
+                       GError **errp)
+{
+    PermEntry entry = { .bs = bs };
+    guint i;
+
+    if (!check_users(bs, &entry.perm, &entry.shared, errp)) {
+        return false;
+    }
+    if (entry.perm != bs->perm || entry.shared != bs->shared_perm) {
+        if (!check_writable(bs, entry.perm, errp)) {
+            return false;
+        }
+        if (bs->drv->check_perm &&
+            !bs->drv->check_perm(bs, entry.perm, entry.shared, errp)) {
+            return false;
+        }
+        g_array_append_val(checked, entry);
+    }
+    for (i = 0; i < bs->children->len; i++) {
+        BdrvChild *c = bs->children->pdata[i];
+        uint64_t perm = entry.perm;
+        uint64_t shared = entry.shared;
+
+        if (bs->drv->child_perm) {
+            bs->drv->child_perm(bs, c, entry.perm, entry.shared, &perm,
+                                &shared);
+        }
+        if (perm != c->perm || shared != c->shared_perm) {
+            graph_tran_set_child_perm(tran, c, perm, shared);
+        }
+    }
+    return true;
+}
+
+bool bdrv_check_perms(GraphTran *tran, GPtrArray *nodes, GArray *checked,
+                      GError **errp)
+{
+    g_autoptr(GPtrArray) order = g_ptr_array_new();
+    g_autoptr(GHashTable) seen = g_hash_table_new(NULL, NULL);
+    guint i;
+
+    for (i = 0; i < nodes->len; i++) {
+        add_below(order, seen, nodes->pdata[i]);
+    }
+    for (i = 0; i < order->len; i++) {
+        if (!check_node(tran, order->pdata[i], checked, errp)) {
+            return false;
+        }
+    }
+    return true;
+}

@@ -1,0 +1,155 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * raw: the contents of another node as they are, or a window of it.
+ */
+#include "block/block-int.h"
+#include "util/error.h"
+
+typedef struct RawState {
+    int64_t offset; /* where the window begins in the child */
+    int64_t size;   /* of the window; only if has_size */
+    bool has_size;
+} RawState;
+
+static int raw_open(BlockDriverState *bs, JsonObject *options, GError **errp)
+{
+    RawState *s = bs->opaque;
+    int64_t length;
+
+    s->offset = schema_get_int(options, "offset", 0);
+    s->size = schema_get_int(options, "size", 0);
+    s->has_size = schema_has(options, "size");
+    if (!bdrv_open_child(bs, options, "file", errp)) {
+        return -EINVAL;
+    }
+    length = bdrv_child_getlength(bs->file);
+    if (length < 0) {
+        error_setg_errno(errp, -length, "Could not get the size of node '%s'",
+                         bs->file->bs->node_name);
+        return length;
+    }
+    if (s->offset > length) {
+        error_setg(errp,
+                   "Offset (%" G_GINT64_FORMAT ") cannot be greater than size "
+                   "of the containing file (%" G_GINT64_FORMAT ")",
+                   s->offset, length);
+        return -EINVAL;
+    }
+    if (s->has_size && s->size > length - s->offset) {
+        error_setg(errp,
+                   "The sum of offset (%" G_GINT64_FORMAT
+                   ") and size (%" G_GINT64_FORMAT
+                   ") has to be smaller or equal to the actual "
+                   "size of the containing file (%" G_GINT64_FORMAT ")",
+                   s->offset, s->size, length);
+        return -EINVAL;
+    }
+    return 0;
+}
+
+static int64_t raw_getlength(BlockDriverState *bs)
+{
+    RawState *s = bs->opaque;
+    int64_t length;
+
+    if (s->has_size) {
+        return s->size;
+    }
+    length = bdrv_child_getlength(bs->file);
+    return length < 0 ? length : MAX(length - s->offset, 0);
+}
+
+/* Requests from other nodes may reach beyond the window: not from here on. */
+static bool in_window(RawState *s, int64_t offset, int64_t bytes)
+{
+    return !s->has_size || (offset <= s->size && bytes <= s->size - offset);
+}
+
+static int raw_preadv(BlockDriverState *bs, int64_t offset, int64_t bytes,
+                      const struct iovec *iov, int niov, int flags)
+{
+    RawState *s = bs->opaque;
+
+    if (!in_window(s, offset, bytes)) {
+        return -EINVAL;
+    }
+    return bdrv_preadv(bs->file->bs, s->offset + offset, bytes, iov, niov,
+                       flags);
+}
+
+static int raw_pwritev(BlockDriverState *bs, int64_t offset, int64_t bytes,
+                       const struct iovec *iov, int niov, int flags)
+{
+    RawState *s = bs->opaque;
+
+    if (!in_window(s, offset, bytes)) {
+        return -ENOSPC;
+    }
+    return bdrv_pwritev(bs->file->bs, s->offset + offset, bytes, iov, niov,
+                        flags);
+}
+
+static int raw_pwrite_zeroes(BlockDriverState *bs, int64_t offset,
+                             int64_t bytes, int flags)
+{
+    RawState *s = bs->opaque;
+
+    if (!in_window(s, offset, bytes)) {
+        return -ENOSPC;
+    }
+    return bdrv_pwrite_zeroes(bs->file->bs, s->offset + offset, bytes, flags);
+}
+
+static int raw_pdiscard(BlockDriverState *bs, int64_t offset, int64_t bytes)
+{
+    RawState *s = bs->opaque;
+
+    if (!in_window(s, offset, bytes)) {
+        return -ENOSPC;
+    }
+    return bdrv_pdiscard(bs->file->bs, s->offset + offset, bytes);
+}
+
+static int raw_block_status(BlockDriverState *bs, unsigned want, int64_t offset,
+                            int64_t bytes, int64_t *pnum, int64_t *map,
+                            BlockDriverState **file)
+{
+    RawState *s = bs->opaque;
+
+    *pnum = bytes;
+    *map = s->offset + offset;
+    *file = bs->file->bs;
+    return BDRV_BLOCK_RAW | BDRV_BLOCK_OFFSET_VALID;
+}
+
+static const SchemaType raw_options = {
+    .name = "BlockdevOptionsRaw",
+    .kind = SCHEMA_OBJECT,
+    .doc = "The contents of another node, or a window of it.",
+    .members =
+        (const SchemaMember[]){
+            { "file", &blockdev_ref_type, .doc = "The node below." },
+            { "offset", &schema_size, .optional = true,
+              .doc = "Where the window begins, in bytes. Default: 0." },
+            { "size", &schema_size, .optional = true,
+              .doc = "The window's size in bytes. Default: all that follows." },
+            { NULL },
+        },
+};
+
+const BlockDriver bdrv_raw = {
+    .format_name = "raw",
+    .kind = BLOCK_DRIVER_FORMAT,
+    .instance_size = sizeof(RawState),
+    .transparent = true,
+    .supported_write_flags = BDRV_REQ_FUA,
+    .supported_zero_flags = BDRV_REQ_FUA,
+    .options = &raw_options,
+    .open = raw_open,
+    .preadv = raw_preadv,
+    .pwritev = raw_pwritev,
+    .pwrite_zeroes = raw_pwrite_zeroes,
+    .pdiscard = raw_pdiscard,
+    .getlength = raw_getlength,
+    .block_status = raw_block_status,
+};

@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Locks on byte ranges of a node, for operations that must not interleave with
+ * others that overlap them: read-modify-write, copy before write, writes that
+ * go to two places.
+ *
+ * Served strictly in order of arrival where ranges conflict (overlap, and at
+ * least one of the two is exclusive), so nobody starves and, as one only ever
+ * waits for those that came before, nobody waits in a circle. A thread holds at
+ * most one range of a lock; while it does it may take a range of a node
+ * further down.
+ */
+#ifndef BLOCK_RANGE_LOCK_H
+#define BLOCK_RANGE_LOCK_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "block/wait.h"
+
+typedef struct RangeLock RangeLock;
+
+/* One holder or waiter; the caller's memory, from acquire to release */
+typedef struct RangeHold RangeHold;
+struct RangeHold {
+    RangeHold *prev, *next;
+    int64_t start, end;
+    bool exclusive;
+};
+
+RangeLock *range_lock_new(void);
+/* Nobody holds or waits. NULL is fine. */
+void range_lock_free(RangeLock *lock);
+
+/*
+ * Wait for [@offset, @offset + @bytes), shared with other shared holders or
+ * exclusively. 0, or -ECANCELED by @cancel (may be NULL): then nothing is held.
+ */
+int range_lock_acquire(RangeLock *lock, RangeHold *hold, int64_t offset,
+                       int64_t bytes, bool exclusive, BdrvCancel *cancel);
+void range_lock_release(RangeLock *lock, RangeHold *hold);
+
+#endif
