@@ -1,0 +1,287 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * One disk, one cache.
+ *
+ * Zeroes may be remembered only as long as nobody writes behind the cache's back
+ * (rule 7 of status-cache.c). Who could?
+ *
+ * - Another process. A node guards against it by not sharing write permission
+ *   (image_lock_guard()), whatever its users share, from open to close. If
+ *   nobody who may hold a guard gets one, the cache is data-only.
+ * - Another node of this process. It feeds the same cache, so it does no harm
+ *   itself. But image locks know descriptions, not processes: a guard held
+ *   through one node's descriptor would refuse write permission to the other
+ *   node. So while a disk has several nodes, and one of them can write, no node
+ *   guards, and the cache is data-only for the sake of other processes.
+ *
+ * A node with status-cache=off has a cache of its own, which remembers nothing.
+ * It feeds nobody, so it counts among the reasons above: what it writes cannot
+ * falsify the disk's cache, which has no zeroes while such a writer is open.
+ * Among the other nodes the most cautious setting counts.
+ *
+ * Order, whenever something changes: the cache forgets its zeroes before a guard
+ * is given up, and is allowed to learn some only when a guard is held. When a
+ * node goes, the others take their guards before it gives up its own.
+ */
+#include "block/status-registry.h"
+
+#include <inttypes.h>
+
+#include "block/block.h"
+#include "util/error.h"
+#include "util/thread.h"
+
+struct StatusDisk {
+    dev_t dev;
+    ino_t ino;
+    bool creating;      /* reserved: has no nodes and lets none come */
+    StatusCache *cache; /* while a node wants one */
+    uint64_t max_memory;
+    GPtrArray *users; /* of StatusDiskUser */
+};
+
+static Mutex registry_lock = MUTEX_INIT;
+/* Of StatusDisk. Few: one for each image that is open. registry_lock */
+static GPtrArray *disks;
+
+static StatusDisk *find_disk(const struct stat *st)
+{
+    guint i;
+
+    for (i = 0; disks && i < disks->len; i++) {
+        StatusDisk *disk = g_ptr_array_index(disks, i);
+
+        if (disk->dev == st->st_dev && disk->ino == st->st_ino) {
+            return disk;
+        }
+    }
+    return NULL;
+}
+
+static StatusDisk *add_disk(const struct stat *st)
+{
+    StatusDisk *disk = g_new0(StatusDisk, 1);
+
+    disk->dev = st->st_dev;
+    disk->ino = st->st_ino;
+    disk->users = g_ptr_array_new();
+    if (!disks) {
+        disks = g_ptr_array_new();
+    }
+    g_ptr_array_add(disks, disk);
+    return disk;
+}
+
+static void remove_disk(StatusDisk *disk)
+{
+    g_ptr_array_remove_fast(disks, disk);
+    if (disks->len == 0) {
+        g_ptr_array_free(disks, TRUE);
+        disks = NULL;
+    }
+    g_assert(!disk->cache);
+    g_ptr_array_free(disk->users, TRUE);
+    g_free(disk);
+}
+
+/* What the nodes of @disk want, and whether they may guard it */
+static StatusCacheMode wanted_mode(const StatusDisk *disk, bool *may_guard)
+{
+    StatusCacheMode mode = STATUS_CACHE_OFF;
+    bool writable = false, share_write = false;
+    guint i;
+
+    for (i = 0; i < disk->users->len; i++) {
+        const StatusDiskUser *user = g_ptr_array_index(disk->users, i);
+
+        writable |= user->writable;
+        share_write |= user->share_write;
+        if (user->want != STATUS_CACHE_OFF) {
+            mode =
+                mode == STATUS_CACHE_OFF ? user->want : MIN(mode, user->want);
+        }
+    }
+    *may_guard = mode == STATUS_CACHE_ON && !share_write &&
+                 !(writable && disk->users->len > 1);
+    return mode;
+}
+
+static void update(StatusDisk *disk)
+{
+    bool may_guard, guarded = false;
+    StatusCacheMode mode = wanted_mode(disk, &may_guard);
+    guint i;
+
+    for (i = 0; may_guard && i < disk->users->len; i++) {
+        StatusDiskUser *user = g_ptr_array_index(disk->users, i);
+
+        if (user->want == STATUS_CACHE_ON) {
+            guarded |= image_lock_guard(user->lock);
+        }
+    }
+    if (mode == STATUS_CACHE_ON && !guarded) {
+        mode = STATUS_CACHE_DATA_ONLY;
+    }
+    if (mode == STATUS_CACHE_OFF) {
+        /* Nobody feeds it any more. */
+        g_clear_pointer(&disk->cache, status_cache_unref);
+    } else {
+        status_cache_set_mode(disk->cache, mode);
+    }
+    for (i = 0; !may_guard && i < disk->users->len; i++) {
+        StatusDiskUser *user = g_ptr_array_index(disk->users, i);
+
+        image_lock_unguard(user->lock);
+    }
+}
+
+static const char *name_of_cached_user(const StatusDisk *disk)
+{
+    guint i;
+
+    for (i = 0; i < disk->users->len; i++) {
+        const StatusDiskUser *user = g_ptr_array_index(disk->users, i);
+
+        if (user->want != STATUS_CACHE_OFF) {
+            return user->name;
+        }
+    }
+    g_assert_not_reached();
+}
+
+/* Does what the user insists on agree with the cache that is there? */
+static bool check_options(const StatusDisk *disk,
+                          const StatusDiskOptions *options, GError **errp)
+{
+    uint32_t granularity = status_cache_granularity(disk->cache);
+
+    if (options->granularity_given && options->granularity != granularity) {
+        error_setg(errp,
+                   "status-cache-granularity %" PRIu32 " differs from %" PRIu32
+                   " of node '%s', which has the same file open",
+                   options->granularity, granularity,
+                   name_of_cached_user(disk));
+        return false;
+    }
+    if (options->max_memory_given && options->max_memory != disk->max_memory) {
+        error_setg(errp,
+                   "status-cache-size %" PRIu64 " differs from %" PRIu64
+                   " of node '%s', which has the same file open",
+                   options->max_memory, disk->max_memory,
+                   name_of_cached_user(disk));
+        return false;
+    }
+    return true;
+}
+
+static StatusCache *new_cache(const StatusDiskOptions *options, GError **errp)
+{
+    StatusCacheOptions new = {
+        .length = options->length,
+        .granularity = options->granularity,
+        .max_memory = options->max_memory,
+        .mode = STATUS_CACHE_OFF,
+    };
+
+    return status_cache_new(&new, errp);
+}
+
+/* The cache that @user is to ask and to feed; @disk need not exist yet. */
+static StatusCache *find_cache(StatusDisk *disk, const StatusDiskUser *user,
+                               const StatusDiskOptions *options, GError **errp)
+{
+    if (!disk || !disk->cache || user->want == STATUS_CACHE_OFF) {
+        return new_cache(options, errp);
+    }
+    if (!check_options(disk, options, errp)) {
+        return NULL;
+    }
+    /* The file may have grown. It never shrinks: others go by the old end. */
+    if (options->length > status_cache_length(disk->cache)) {
+        status_cache_resize(disk->cache, options->length);
+    }
+    return status_cache_ref(disk->cache);
+}
+
+StatusCache *status_disk_attach(StatusDiskUser *user, const struct stat *st,
+                                const StatusDiskOptions *options, GError **errp)
+{
+    StatusDisk *disk;
+    StatusCache *cache;
+    MUTEX_GUARD(&registry_lock);
+
+    disk = find_disk(st);
+    if (disk && disk->creating) {
+        error_setg(errp, "The file is being created");
+        return NULL;
+    }
+    cache = find_cache(disk, user, options, errp);
+    if (!cache) {
+        return NULL;
+    }
+    if (!disk) {
+        disk = add_disk(st);
+    }
+    if (!disk->cache && user->want != STATUS_CACHE_OFF) {
+        disk->cache = status_cache_ref(cache);
+        disk->max_memory = options->max_memory;
+    }
+    user->disk = disk;
+    user->max_memory =
+        cache == disk->cache ? disk->max_memory : options->max_memory;
+    g_ptr_array_add(disk->users, user);
+    update(disk);
+    return cache;
+}
+
+void status_disk_detach(StatusDiskUser *user)
+{
+    StatusDisk *disk;
+    MUTEX_GUARD(&registry_lock);
+
+    disk = user->disk;
+    user->disk = NULL;
+    /* Its permissions must not hinder the guards of the others. */
+    image_lock_set(user->lock, 0, BLK_PERM_ALL);
+    g_ptr_array_remove(disk->users, user);
+    update(disk);
+    if (disk->users->len == 0) {
+        remove_disk(disk);
+    }
+    image_lock_unguard(user->lock);
+}
+
+void status_disk_refresh(StatusDiskUser *user)
+{
+    MUTEX_GUARD(&registry_lock);
+
+    update(user->disk);
+}
+
+bool status_disk_reserve(const struct stat *st, const char *filename,
+                         GError **errp)
+{
+    StatusDisk *disk;
+    MUTEX_GUARD(&registry_lock);
+
+    disk = find_disk(st);
+    if (!disk) {
+        add_disk(st)->creating = true;
+        return true;
+    }
+    if (disk->creating) {
+        error_setg(errp, "'%s' is being created already", filename);
+    } else {
+        const StatusDiskUser *user = g_ptr_array_index(disk->users, 0);
+
+        error_setg(errp, "'%s' is in use by node '%s'", filename, user->name);
+    }
+    return false;
+}
+
+void status_disk_release(const struct stat *st)
+{
+    MUTEX_GUARD(&registry_lock);
+
+    remove_disk(find_disk(st));
+}

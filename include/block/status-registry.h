@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * One disk is one status cache in the process, however many nodes open it.
+ *
+ * A disk is known by device and inode number. Its nodes register here, ask and
+ * feed the one cache, and leave it to this module to decide what may be
+ * remembered (status-registry.c has the rules).
+ *
+ * Management only: functions may lock files and therefore wait for a network
+ * file system. Any thread; one mutex serialises all.
+ */
+#ifndef BLOCK_STATUS_REGISTRY_H
+#define BLOCK_STATUS_REGISTRY_H
+
+#include <sys/stat.h>
+
+#include "block/image-lock.h"
+#include "block/status-cache.h"
+
+typedef struct StatusDisk StatusDisk;
+
+/* One node on a disk. The members are the node's until it attaches. */
+typedef struct StatusDiskUser {
+    const char *name;     /* of the node, for messages */
+    bool writable;        /* its descriptor is open for writing */
+    bool share_write;     /* others are to be allowed to write (force-share) */
+    StatusCacheMode want; /* at most this much */
+    ImageLock *lock;
+    StatusDisk *disk;    /* the registry's */
+    uint64_t max_memory; /* out: of the cache it was given */
+} StatusDiskUser;
+
+typedef struct StatusDiskOptions {
+    int64_t length;         /* of the disk, bytes */
+    uint32_t granularity;   /* of a new cache, bytes */
+    bool granularity_given; /* the user insists on it */
+    uint64_t max_memory;    /* of a new cache, bytes; 0: no limit */
+    bool max_memory_given;  /* the user insists on it */
+} StatusDiskOptions;
+
+/*
+ * Register a node on the disk that @st describes, before it takes locks of its
+ * own. Returns the cache to ask and to feed (a reference): the disk's, or
+ * for a node that wants none, one of its own that stays off. NULL and @errp if
+ * an option that the user insists on differs from that of the nodes already
+ * there, or the disk is being created.
+ */
+StatusCache *status_disk_attach(StatusDiskUser *user, const struct stat *st,
+                                const StatusDiskOptions *options,
+                                GError **errp);
+/*
+ * The node goes: lets go of its locks and gives others what they could not have
+ * because of it. All its requests have ended; the descriptor is still open.
+ */
+void status_disk_detach(StatusDiskUser *user);
+
+/* Permissions have changed, here or maybe elsewhere: decide anew. */
+void status_disk_refresh(StatusDiskUser *user);
+
+/*
+ * Keep nodes off a disk that is being created. Fails if there are any.
+ */
+bool status_disk_reserve(const struct stat *st, const char *filename,
+                         GError **errp);
+void status_disk_release(const struct stat *st);
+
+#endif
