@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* Dirty bitmaps (block/dirty-bitmap.c) on a node that is only a length */
-#include <check.h>
 #include <string.h>
 
 #include "block/dirty-bitmap.h"
+#include "unit-main.h"
 
 #define KIB INT64_C(1024)
 
@@ -272,8 +272,6 @@ int main(void)
 {
     Suite *s = suite_create("dirty-bitmap");
     TCase *tc = tcase_create("dirty-bitmap");
-    SRunner *sr;
-    int failed;
 
     tcase_set_timeout(tc, 60);
     tcase_add_checked_fixture(tc, set_up, tear_down);
@@ -285,9 +283,5 @@ int main(void)
     tcase_add_test(tc, test_query);
     tcase_add_test(tc, test_threads);
     suite_add_tcase(s, tc);
-    sr = srunner_create(s);
-    srunner_run_all(sr, CK_ENV);
-    failed = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failed ? 1 : 0;
+    return unit_main(s);
 }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* The sparse bitmap (util/sparse-bitmap.c) against a plain one */
-#include <check.h>
 #include <string.h>
 
+#include "unit-main.h"
 #include "util/sparse-bitmap.h"
 
 #define LEAF_BITS 4096
@@ -419,8 +419,6 @@ int main(void)
 {
     Suite *s = suite_create("sparse-bitmap");
     TCase *tc = tcase_create("sparse-bitmap");
-    SRunner *sr;
-    int failed;
 
     tcase_set_timeout(tc, 60);
     tcase_add_loop_test(tc, test_random, 0, G_N_ELEMENTS(sizes));
@@ -432,9 +430,5 @@ int main(void)
     tcase_add_test(tc, test_garbage);
     tcase_add_test(tc, test_copy);
     suite_add_tcase(s, tc);
-    sr = srunner_create(s);
-    srunner_run_all(sr, CK_ENV);
-    failed = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failed ? 1 : 0;
+    return unit_main(s);
 }
