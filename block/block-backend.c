@@ -423,6 +423,21 @@ void bdrv_get_stats(BlockDriverState *bs, BlockStats *stats)
     stats->wr_highest_offset = counter_get(&bs->wr_highest_offset);
 }
 
+bool bdrv_has_users(BlockDriverState *bs)
+{
+    bool found = false;
+    guint i;
+
+    graph_short_rdlock();
+    for (i = 0; i < bs->parents->len && !found; i++) {
+        const BdrvChild *c = bs->parents->pdata[i];
+
+        found = c->blk != NULL;
+    }
+    graph_short_rdunlock();
+    return found;
+}
+
 /* ---- requests ----------------------------------------------------------- */
 
 /* Enter the gate; the range must lie within the disk. */
@@ -584,22 +599,30 @@ int blk_flush(BlockBackend *blk)
     return ret;
 }
 
-int blk_block_status(BlockBackend *blk, int64_t offset, int64_t bytes,
-                     unsigned want, int64_t *pnum)
+int blk_block_status_map(BlockBackend *blk, int64_t offset, int64_t bytes,
+                         unsigned want, int64_t *pnum, int64_t *map)
 {
     BlockDriverState *file;
-    int64_t map;
     Request req;
     int ret;
 
     *pnum = 0;
+    *map = 0;
     ret = request_begin(&req, blk, offset, bytes);
     if (ret < 0) {
         return ret;
     }
-    ret = bdrv_block_status(req.bs, want, offset,
-                            MIN(bytes, BDRV_REQUEST_MAX_BYTES), pnum, &map,
-                            &file);
+    ret =
+        bdrv_block_status(req.bs, want, offset,
+                          MIN(bytes, BDRV_REQUEST_MAX_BYTES), pnum, map, &file);
     request_end(&req);
     return ret;
+}
+
+int blk_block_status(BlockBackend *blk, int64_t offset, int64_t bytes,
+                     unsigned want, int64_t *pnum)
+{
+    int64_t map;
+
+    return blk_block_status_map(blk, offset, bytes, want, pnum, &map);
 }

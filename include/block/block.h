@@ -213,6 +213,9 @@ uint32_t blk_mem_alignment(BlockBackend *blk);
  */
 int blk_block_status(BlockBackend *blk, int64_t offset, int64_t bytes,
                      unsigned want, int64_t *pnum);
+/* The same with where it lies in the image file; see OFFSET_VALID. */
+int blk_block_status_map(BlockBackend *blk, int64_t offset, int64_t bytes,
+                         unsigned want, int64_t *pnum, int64_t *map);
 
 /* Counters of one user's requests, as in BlockDeviceStats; any thread */
 typedef struct BlockStats {
@@ -233,5 +236,7 @@ void blk_get_stats(BlockBackend *blk, BlockStats *stats);
  * and the node's own wr_highest_offset. Any thread.
  */
 void bdrv_get_stats(BlockDriverState *bs, BlockStats *stats);
+/* Is any BlockBackend attached to this node? Any thread. */
+bool bdrv_has_users(BlockDriverState *bs);
 
 #endif
