@@ -17,6 +17,8 @@ extern const SchemaType status_cache_mode_type;
 
 /* What status_cache_to_json() makes */
 extern const SchemaType block_status_cache_stats_type;
+/* The same with a member "node-name" */
+extern const SchemaType block_status_cache_info_type;
 
 /*
  * Counters and state of @cache; @probe is what fills it, NULL if nothing does.
