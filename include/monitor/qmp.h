@@ -61,6 +61,9 @@ void management_queue(void (*func)(void *opaque), void *opaque);
 JsonNode *qmp_node_from_object(JsonObject *object);
 JsonNode *qmp_node_from_array(JsonArray *array);
 
+/* What query-version answers; also part of the greeting */
+JsonObject *qmp_version_info(void);
+
 /* End the daemon as SIGTERM does. Any thread; async-signal-safe it is not. */
 void daemon_quit(void);
 

@@ -1,0 +1,246 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* QMP: the daemon itself, and nodes that come and go */
+#include <stdio.h>
+#include <string.h>
+
+#include "block/block-int.h"
+#include "block/job.h"
+#include "config.h"
+#include "monitor/qmp.h"
+
+/* ---- query-version, quit ------------------------------------------------ */
+
+static const SchemaType version_triple_type = {
+    .name = "VersionTriple",
+    .kind = SCHEMA_OBJECT,
+    .doc = "A version number.",
+    .members =
+        (const SchemaMember[]){
+            { "major", &schema_int, .doc = "The first number." },
+            { "minor", &schema_int, .doc = "The second number." },
+            { "micro", &schema_int, .doc = "The third number." },
+            { NULL },
+        },
+};
+
+static const SchemaType version_info_type = {
+    .name = "VersionInfo",
+    .kind = SCHEMA_OBJECT,
+    .doc = "What program this is.",
+    .members =
+        (const SchemaMember[]){
+            { "qemu", &version_triple_type,
+              .doc = "Seekless' own version, under the name that QMP's clients "
+                     "look for." },
+            { "package", &schema_str, .doc = "\"seekless-VERSION\"." },
+            { NULL },
+        },
+};
+
+JsonObject *qmp_version_info(void)
+{
+    JsonObject *info = json_object_new();
+    JsonObject *triple = json_object_new();
+    int major = 0, minor = 0, micro = 0, n;
+
+    n = sscanf(SEEKLESS_VERSION, "%d.%d.%d", &major, &minor, &micro);
+    g_assert(n == 3);
+    json_object_set_int_member(triple, "major", major);
+    json_object_set_int_member(triple, "minor", minor);
+    json_object_set_int_member(triple, "micro", micro);
+    json_object_set_object_member(info, "qemu", triple);
+    json_object_set_string_member(info, "package",
+                                  "seekless-" SEEKLESS_VERSION);
+    return info;
+}
+
+static JsonNode *qmp_query_version(JsonObject *args, GError **errp)
+{
+    return qmp_node_from_object(qmp_version_info());
+}
+
+static JsonNode *qmp_quit(JsonObject *args, GError **errp)
+{
+    daemon_quit();
+    return NULL;
+}
+
+/* ---- blockdev-add, blockdev-del ----------------------------------------- */
+
+static const SchemaType blockdev_del_type = {
+    .name = "q_obj_blockdev-del-arg",
+    .kind = SCHEMA_OBJECT,
+    .members =
+        (const SchemaMember[]){
+            { "node-name", &schema_str, .doc = "The node's name." },
+            { NULL },
+        },
+};
+
+static JsonNode *qmp_blockdev_add(JsonObject *args, GError **errp)
+{
+    bdrv_open(args, errp);
+    return NULL;
+}
+
+static JsonNode *qmp_blockdev_del(JsonObject *args, GError **errp)
+{
+    bdrv_monitor_del(json_object_get_string_member(args, "node-name"), errp);
+    return NULL;
+}
+
+/* ---- blockdev-create ---------------------------------------------------- */
+
+/* The drivers that can create something, in the order of bdrv_drivers */
+static const BlockDriver *nth_creator(size_t n)
+{
+    const BlockDriver *const *drv;
+
+    for (drv = bdrv_drivers; *drv; drv++) {
+        if ((*drv)->create && n-- == 0) {
+            return *drv;
+        }
+    }
+    return NULL;
+}
+
+static bool create_branch(size_t n, const char **tag, const SchemaType **type)
+{
+    const BlockDriver *drv = nth_creator(n);
+
+    if (!drv) {
+        return false;
+    }
+    *tag = drv->format_name;
+    *type = drv->create_options;
+    return true;
+}
+
+static const SchemaType create_options_type = {
+    .name = "BlockdevCreateOptions",
+    .kind = SCHEMA_OBJECT,
+    .doc = "What to create: the driver's options.",
+    .members =
+        (const SchemaMember[]){
+            { "driver", &schema_str, .doc = "The driver that creates." },
+            { NULL },
+        },
+    .discriminator = "driver",
+    .branch = create_branch,
+};
+
+static const SchemaType blockdev_create_type = {
+    .name = "q_obj_blockdev-create-arg",
+    .kind = SCHEMA_OBJECT,
+    .members =
+        (const SchemaMember[]){
+            { "job-id", &schema_str,
+              .doc = "The name of the job that does it. It stays, concluded, "
+                     "until job-dismiss." },
+            { "options", &create_options_type, .doc = "What to create." },
+            { NULL },
+        },
+};
+
+typedef struct CreateJob {
+    const BlockDriver *drv;
+    JsonObject *options;
+} CreateJob;
+
+static int create_run(Job *job)
+{
+    CreateJob *create = job_opaque(job);
+    g_autoptr(GError) err = NULL;
+    int ret;
+
+    job_progress_set_remaining(job, 1);
+    ret = create->drv->create(create->options, &err);
+    job_progress_update(job, 1);
+    if (ret < 0) {
+        job_set_error(job, ret, "%s", err->message);
+    }
+    return ret;
+}
+
+static void create_clean(Job *job)
+{
+    CreateJob *create = job_opaque(job);
+
+    json_object_unref(create->options);
+}
+
+static const JobDriver create_job_driver = {
+    .type = "create",
+    .instance_size = sizeof(CreateJob),
+    .run = create_run,
+    .clean = create_clean,
+};
+
+static JsonNode *qmp_blockdev_create(JsonObject *args, GError **errp)
+{
+    JobOptions job_options = {
+        .id = json_object_get_string_member(args, "job-id"),
+        .auto_finalize = true,
+    };
+    JsonObject *options = json_object_get_object_member(args, "options");
+    CreateJob *create;
+    Job *job;
+
+    job = job_create(&create_job_driver, &job_options, errp);
+    if (!job) {
+        return NULL;
+    }
+    create = job_opaque(job);
+    create->options = json_object_ref(options);
+    create->drv =
+        bdrv_find_driver(json_object_get_string_member(options, "driver"));
+    job_start(job);
+    return NULL;
+}
+
+const QmpCommand qmp_block_commands[] = {
+    {
+        .name = "query-version",
+        .thread = QMP_MAIN,
+        .ret = &version_info_type,
+        .doc = "Tell the daemon's version.",
+        .handler = qmp_query_version,
+    },
+    {
+        .name = "quit",
+        .thread = QMP_MAIN,
+        .doc = "End the daemon: jobs are cancelled, exports closed, data is "
+               "flushed.",
+        .handler = qmp_quit,
+    },
+    {
+        .name = "blockdev-add",
+        .thread = QMP_MANAGEMENT,
+        .args = &blockdev_options_type,
+        .doc = "Open a block node.",
+        .example = "{\"driver\": \"file\", \"node-name\": \"disk0\","
+                   " \"filename\": \"disk.img\"}",
+        .handler = qmp_blockdev_add,
+    },
+    {
+        .name = "blockdev-del",
+        .thread = QMP_MANAGEMENT,
+        .args = &blockdev_del_type,
+        .doc = "Close a block node that blockdev-add opened. Refused while "
+               "anybody uses it.",
+        .example = "{\"node-name\": \"disk0\"}",
+        .handler = qmp_blockdev_del,
+    },
+    {
+        .name = "blockdev-create",
+        .thread = QMP_MANAGEMENT,
+        .args = &blockdev_create_type,
+        .doc = "Create an image, by a job. It tells by its \"error\" in "
+               "query-jobs if it failed.",
+        .example = "{\"job-id\": \"create0\", \"options\": {\"driver\":"
+                   " \"file\", \"filename\": \"new.img\","
+                   " \"size\": 1073741824}}",
+        .handler = qmp_blockdev_create,
+    },
+    { NULL },
+};

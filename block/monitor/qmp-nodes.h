@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* References to nodes in commands, which may run on any thread */
+#ifndef BLOCK_MONITOR_QMP_NODES_H
+#define BLOCK_MONITOR_QMP_NODES_H
+
+#include "block/block.h"
+
+static inline void qmp_node_release(gpointer bs)
+{
+    bdrv_unref_later(bs);
+}
+
+static inline void qmp_node_cleanup(BlockDriverState **bs)
+{
+    if (*bs) {
+        bdrv_unref_later(*bs);
+    }
+}
+
+/* A reference that ends with its scope, or NULL */
+#define AUTO_NODE __attribute__((cleanup(qmp_node_cleanup))) BlockDriverState *
+
+/* All nodes; their references go with the array. */
+static inline GPtrArray *qmp_all_nodes(void)
+{
+    GPtrArray *nodes = bdrv_all_nodes();
+
+    g_ptr_array_set_free_func(nodes, qmp_node_release);
+    return nodes;
+}
+
+#endif

@@ -1,0 +1,504 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * QMP: what nodes there are, and what went through them. Main thread: all of it
+ * is in memory, behind short locks.
+ */
+#include <string.h>
+
+#include "block/block-int.h"
+#include "block/dirty-bitmap.h"
+#include "block/monitor/qmp-nodes.h"
+#include "block/status-json.h"
+#include "monitor/qmp.h"
+#include "util/json-text.h"
+
+/* ---- filenames ---------------------------------------------------------- */
+
+static bool is_common_option(const char *name)
+{
+    static const char *const common[] = {
+        "node-name",   "discard",        "cache",         "read-only", "file",
+        "force-share", "auto-read-only", "detect-zeroes", "driver",    NULL,
+    };
+
+    return g_strv_contains(common, name);
+}
+
+/* The options that make @bs what it is, children inline */
+static JsonObject *essential_options(BlockDriverState *bs)
+{
+    JsonObject *options = json_object_new();
+    AUTO_NODE file = bdrv_get_file(bs);
+    g_autoptr(GList) names = json_object_get_members(bs->options);
+    GList *l;
+
+    json_object_set_string_member(options, "driver", bdrv_driver_name(bs));
+    for (l = names; l; l = l->next) {
+        if (!is_common_option(l->data)) {
+            JsonNode *value = json_object_get_member(bs->options, l->data);
+
+            json_object_set_member(options, l->data, json_node_copy(value));
+        }
+    }
+    if (file) {
+        json_object_set_object_member(options, "file", essential_options(file));
+    }
+    return options;
+}
+
+static bool has_own_options(BlockDriverState *bs)
+{
+    g_autoptr(GList) names = json_object_get_members(bs->options);
+    GList *l;
+
+    for (l = names; l; l = l->next) {
+        if (!is_common_option(l->data)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* A file's name stands for what lies on it, as long as that adds nothing. */
+static char *node_filename(BlockDriverState *bs)
+{
+    const char *filename = schema_get_str(bs->options, "filename", NULL);
+    AUTO_NODE file = bdrv_get_file(bs);
+    g_autoptr(JsonNode) node = NULL;
+    char *result;
+
+    if (!file) {
+        return filename ? g_strdup(filename)
+                        : g_strconcat(bdrv_driver_name(bs), "://", NULL);
+    }
+    if (!has_own_options(bs)) {
+        result = node_filename(file);
+    } else {
+        GString *text = g_string_new("json:");
+
+        node = qmp_node_from_object(essential_options(bs));
+        json_text_append(text, node, false);
+        result = g_string_free(text, FALSE);
+    }
+    return result;
+}
+
+/* ---- query-named-block-nodes -------------------------------------------- */
+
+static const SchemaType detect_zeroes_type = {
+    .name = "BlockdevDetectZeroesOptions",
+    .kind = SCHEMA_ENUM,
+    .doc = "What happens to writes of zeroes.",
+    .values = (const char *const[]){ "off", "on", "unmap", NULL },
+};
+
+static const SchemaType cache_info_type = {
+    .name = "BlockdevCacheInfo",
+    .kind = SCHEMA_OBJECT,
+    .doc = "How the host's page cache is used.",
+    .members =
+        (const SchemaMember[]){
+            { "writeback", &schema_bool,
+              .doc = "Writes need a flush to be on stable storage: true." },
+            { "direct", &schema_bool,
+              .doc = "The page cache is passed by (O_DIRECT)." },
+            { "no-flush", &schema_bool, .doc = "Flush requests are ignored." },
+            { NULL },
+        },
+};
+
+static const SchemaType image_info_type = {
+    .name = "ImageInfo",
+    .kind = SCHEMA_OBJECT,
+    .doc = "An image.",
+    .members =
+        (const SchemaMember[]){
+            { "filename", &schema_str,
+              .doc = "The file's name; \"json:\" and options where no name "
+                     "says it all." },
+            { "format", &schema_str, .doc = "The driver's name." },
+            { "actual-size", &schema_int, .optional = true,
+              .doc = "Bytes allocated in the file system." },
+            { "virtual-size", &schema_int, .doc = "Bytes of the disk." },
+            { NULL },
+        },
+};
+
+static const SchemaType dirty_info_type = {
+    .name = "BlockDirtyInfo",
+    .kind = SCHEMA_OBJECT,
+    .doc = "A dirty bitmap.",
+    .members =
+        (const SchemaMember[]){
+            { "name", &schema_str, .optional = true,
+              .doc = "Its name; absent for a job's own." },
+            { "count", &schema_int, .doc = "Dirty bytes." },
+            { "granularity", &schema_int, .doc = "Bytes a bit stands for." },
+            { "recording", &schema_bool, .doc = "Writes are marked in it." },
+            { "busy", &schema_bool, .doc = "An operation uses it." },
+            { "persistent", &schema_bool, .doc = "It is stored in the image." },
+            { NULL },
+        },
+};
+
+static const SchemaType dirty_info_list_type = {
+    .kind = SCHEMA_ARRAY,
+    .element = &dirty_info_type,
+};
+
+static const SchemaType device_info_type = {
+    .name = "BlockDeviceInfo",
+    .kind = SCHEMA_OBJECT,
+    .doc = "A node. Throttling is done by others: the limits are always 0.",
+    .members =
+        (const SchemaMember[]){
+            { "file", &schema_str, .doc = "As \"filename\" of \"image\"." },
+            { "node-name", &schema_str, .doc = "The node's name." },
+            { "ro", &schema_bool, .doc = "Whether it is read-only now." },
+            { "drv", &schema_str, .doc = "The driver's name." },
+            { "backing_file_depth", &schema_int,
+              .doc = "How many images lie behind it: 0." },
+            { "encrypted", &schema_bool, .doc = "False." },
+            { "detect_zeroes", &detect_zeroes_type, .doc = "\"off\"." },
+            { "bps", &schema_int, .doc = "0: no limit." },
+            { "bps_rd", &schema_int, .doc = "0: no limit." },
+            { "bps_wr", &schema_int, .doc = "0: no limit." },
+            { "iops", &schema_int, .doc = "0: no limit." },
+            { "iops_rd", &schema_int, .doc = "0: no limit." },
+            { "iops_wr", &schema_int, .doc = "0: no limit." },
+            { "image", &image_info_type, .doc = "The image." },
+            { "cache", &cache_info_type, .doc = "The host's page cache." },
+            { "write_threshold", &schema_int, .doc = "0: none is set." },
+            { "dirty-bitmaps", &dirty_info_list_type, .optional = true,
+              .doc = "The node's dirty bitmaps; absent if it has none." },
+            { NULL },
+        },
+};
+
+static const SchemaType device_info_list_type = {
+    .kind = SCHEMA_ARRAY,
+    .element = &device_info_type,
+};
+
+static const SchemaType query_nodes_type = {
+    .name = "q_obj_query-named-block-nodes-arg",
+    .kind = SCHEMA_OBJECT,
+    .members =
+        (const SchemaMember[]){
+            { "flat", &schema_bool, .optional = true,
+              .doc = "Leave out the images behind the nodes' own. Default: "
+                     "false." },
+            { NULL },
+        },
+};
+
+static JsonObject *image_info(BlockDriverState *bs)
+{
+    JsonObject *image = json_object_new();
+    g_autofree char *filename = node_filename(bs);
+    int64_t length = bdrv_getlength(bs);
+    AUTO_NODE file = bdrv_get_file(bs);
+
+    json_object_set_string_member(image, "filename", filename);
+    json_object_set_string_member(image, "format", bdrv_driver_name(bs));
+    json_object_set_int_member(image, "virtual-size", MAX(length, 0));
+    if (bs->drv->get_info) {
+        bs->drv->get_info(bs, image);
+    }
+
+    /* What a format or filter allocates, the file below it does. */
+    if (file) {
+        JsonObject *below = image_info(file);
+        JsonNode *size = json_object_get_member(below, "actual-size");
+
+        if (size && !json_object_has_member(image, "actual-size")) {
+            json_object_set_member(image, "actual-size", json_node_copy(size));
+        }
+        json_object_unref(below);
+    }
+    return image;
+}
+
+static JsonObject *device_info(BlockDriverState *bs)
+{
+    static const char *const limits[] = { "bps",  "bps_rd",  "bps_wr",
+                                          "iops", "iops_rd", "iops_wr" };
+    JsonObject *info = json_object_new();
+    JsonObject *cache = json_object_new();
+    JsonArray *bitmaps = bdrv_query_dirty_bitmaps(bs);
+    g_autofree char *filename = node_filename(bs);
+    size_t i;
+
+    json_object_set_string_member(info, "node-name", bdrv_node_name(bs));
+    json_object_set_string_member(info, "drv", bdrv_driver_name(bs));
+    json_object_set_string_member(info, "file", filename);
+    json_object_set_boolean_member(info, "ro", bdrv_is_read_only(bs));
+    json_object_set_boolean_member(info, "encrypted", FALSE);
+    json_object_set_string_member(info, "detect_zeroes", "off");
+    json_object_set_int_member(info, "backing_file_depth", 0);
+    json_object_set_int_member(info, "write_threshold", 0);
+    for (i = 0; i < G_N_ELEMENTS(limits); i++) {
+        json_object_set_int_member(info, limits[i], 0);
+    }
+    json_object_set_object_member(info, "image", image_info(bs));
+    json_object_set_boolean_member(cache, "writeback", TRUE);
+    json_object_set_boolean_member(cache, "direct", bs->cache_direct);
+    json_object_set_boolean_member(cache, "no-flush", bs->cache_no_flush);
+    json_object_set_object_member(info, "cache", cache);
+    if (json_array_get_length(bitmaps) > 0) {
+        json_object_set_array_member(info, "dirty-bitmaps", bitmaps);
+    } else {
+        json_array_unref(bitmaps);
+    }
+    return info;
+}
+
+/* "flat" makes no difference as long as no image has another behind it. */
+static JsonNode *qmp_query_named_block_nodes(JsonObject *args, GError **errp)
+{
+    g_autoptr(GPtrArray) nodes = qmp_all_nodes();
+    JsonArray *rows = json_array_new();
+    guint i;
+
+    /* The newest first, as clients know it */
+    for (i = nodes->len; i > 0; i--) {
+        json_array_add_object_element(rows, device_info(nodes->pdata[i - 1]));
+    }
+    return qmp_node_from_array(rows);
+}
+
+/* ---- query-blockstats --------------------------------------------------- */
+
+static const SchemaType timed_stats_type = {
+    .kind = SCHEMA_ARRAY,
+    .element = &schema_any,
+};
+
+static const SchemaType device_stats_type = {
+    .name = "BlockDeviceStats",
+    .kind = SCHEMA_OBJECT,
+    .doc = "Requests that were done and what they took.",
+    .members =
+        (const SchemaMember[]){
+            { "rd_bytes", &schema_int, .doc = "Bytes read." },
+            { "wr_bytes", &schema_int, .doc = "Bytes written." },
+            { "unmap_bytes", &schema_int, .doc = "Bytes discarded." },
+            { "zero_bytes", &schema_int, .doc = "Bytes of zero-writes." },
+            { "rd_operations", &schema_int, .doc = "Reads." },
+            { "wr_operations", &schema_int, .doc = "Writes." },
+            { "flush_operations", &schema_int, .doc = "Flushes." },
+            { "unmap_operations", &schema_int, .doc = "Discards." },
+            { "zero_operations", &schema_int, .doc = "Zero-writes." },
+            { "rd_total_time_ns", &schema_int,
+              .doc = "Nanoseconds of all reads together." },
+            { "wr_total_time_ns", &schema_int, .doc = "Of all writes." },
+            { "flush_total_time_ns", &schema_int, .doc = "Of all flushes." },
+            { "unmap_total_time_ns", &schema_int, .doc = "Of all discards." },
+            { "zero_total_time_ns", &schema_int, .doc = "Of all zero-writes." },
+            { "wr_highest_offset", &schema_int,
+              .doc = "The end of the highest byte ever written." },
+            { "rd_merged", &schema_int, .doc = "0: nothing is merged." },
+            { "wr_merged", &schema_int, .doc = "0." },
+            { "unmap_merged", &schema_int, .doc = "0." },
+            { "failed_rd_operations", &schema_int,
+              .doc = "Reads that failed." },
+            { "failed_wr_operations", &schema_int,
+              .doc = "Writes that failed." },
+            { "failed_flush_operations", &schema_int,
+              .doc = "Flushes that failed." },
+            { "failed_unmap_operations", &schema_int,
+              .doc = "Discards that failed." },
+            { "failed_zero_operations", &schema_int,
+              .doc = "Zero-writes that failed." },
+            { "invalid_rd_operations", &schema_int,
+              .doc = "0: invalid requests are answered before they count." },
+            { "invalid_wr_operations", &schema_int, .doc = "0." },
+            { "invalid_flush_operations", &schema_int, .doc = "0." },
+            { "invalid_unmap_operations", &schema_int, .doc = "0." },
+            { "account_invalid", &schema_bool, .doc = "False." },
+            { "account_failed", &schema_bool,
+              .doc = "Whether failed requests are part of the times: true." },
+            { "timed_stats", &timed_stats_type, .doc = "Empty." },
+            { NULL },
+        },
+};
+
+static const SchemaType stats_specific_file_type = {
+    .name = "BlockStatsSpecificFile",
+    .kind = SCHEMA_OBJECT,
+    .doc = "What driver \"file\" counts.",
+    .members =
+        (const SchemaMember[]){
+            { "discard-nb-ok", &schema_uint, .doc = "Discards done." },
+            { "discard-nb-failed", &schema_uint,
+              .doc = "Discards that failed." },
+            { "discard-bytes-ok", &schema_uint, .doc = "Bytes discarded." },
+            { "status-cache", &block_status_cache_stats_type, .optional = true,
+              .doc = "The status cache; absent if the node has none." },
+            { NULL },
+        },
+};
+
+static bool stats_branch(size_t n, const char **tag, const SchemaType **type)
+{
+    if (n > 0) {
+        return false;
+    }
+    *tag = "file";
+    *type = &stats_specific_file_type;
+    return true;
+}
+
+static const SchemaType stats_specific_type = {
+    .name = "BlockStatsSpecific",
+    .kind = SCHEMA_OBJECT,
+    .doc = "What one driver counts and others do not.",
+    .members =
+        (const SchemaMember[]){
+            { "driver", &schema_str, .doc = "The driver." },
+            { NULL },
+        },
+    .discriminator = "driver",
+    .branch = stats_branch,
+};
+
+static const SchemaType block_stats_type;
+static const SchemaMember block_stats_members[] = {
+    { "device", &schema_str, .optional = true,
+      .doc = "Absent: users of nodes have no name of this kind." },
+    { "node-name", &schema_str, .optional = true, .doc = "The node's name." },
+    { "stats", &device_stats_type,
+      .doc = "Of the exports and jobs that use the node." },
+    { "driver-specific", &stats_specific_type, .optional = true,
+      .doc = "What only this driver counts." },
+    { "parent", &block_stats_type, .optional = true,
+      .doc = "The same for the node below this one." },
+    { NULL },
+};
+
+static const SchemaType block_stats_type = {
+    .name = "BlockStats",
+    .kind = SCHEMA_OBJECT,
+    .doc = "What went through a node.",
+    .members = block_stats_members,
+};
+
+static const SchemaType block_stats_list_type = {
+    .kind = SCHEMA_ARRAY,
+    .element = &block_stats_type,
+};
+
+static const SchemaType query_blockstats_type = {
+    .name = "q_obj_query-blockstats-arg",
+    .kind = SCHEMA_OBJECT,
+    .members =
+        (const SchemaMember[]){
+            { "query-nodes", &schema_bool, .optional = true,
+              .doc = "Show all nodes, not only those that exports and jobs "
+                     "use. Default: false." },
+            { NULL },
+        },
+};
+
+static JsonObject *device_stats(const BlockStats *s)
+{
+    const struct {
+        const char *name;
+        uint64_t value;
+    } members[] = {
+        { "rd_bytes", s->rd_bytes },
+        { "wr_bytes", s->wr_bytes },
+        { "unmap_bytes", s->unmap_bytes },
+        { "zero_bytes", s->zero_bytes },
+        { "rd_operations", s->rd_operations },
+        { "wr_operations", s->wr_operations },
+        { "flush_operations", s->flush_operations },
+        { "unmap_operations", s->unmap_operations },
+        { "zero_operations", s->zero_operations },
+        { "rd_total_time_ns", s->rd_total_time_ns },
+        { "wr_total_time_ns", s->wr_total_time_ns },
+        { "flush_total_time_ns", s->flush_total_time_ns },
+        { "unmap_total_time_ns", s->unmap_total_time_ns },
+        { "zero_total_time_ns", s->zero_total_time_ns },
+        { "wr_highest_offset", s->wr_highest_offset },
+        { "rd_merged", 0 },
+        { "wr_merged", 0 },
+        { "unmap_merged", 0 },
+        { "failed_rd_operations", s->failed_rd_operations },
+        { "failed_wr_operations", s->failed_wr_operations },
+        { "failed_flush_operations", s->failed_flush_operations },
+        { "failed_unmap_operations", s->failed_unmap_operations },
+        { "failed_zero_operations", s->failed_zero_operations },
+        { "invalid_rd_operations", 0 },
+        { "invalid_wr_operations", 0 },
+        { "invalid_flush_operations", 0 },
+        { "invalid_unmap_operations", 0 },
+    };
+    JsonObject *obj = json_object_new();
+    size_t i;
+
+    for (i = 0; i < G_N_ELEMENTS(members); i++) {
+        json_object_set_int_member(obj, members[i].name, members[i].value);
+    }
+    json_object_set_boolean_member(obj, "account_invalid", FALSE);
+    json_object_set_boolean_member(obj, "account_failed", TRUE);
+    json_object_set_array_member(obj, "timed_stats", json_array_new());
+    return obj;
+}
+
+static JsonObject *node_stats(BlockDriverState *bs)
+{
+    JsonObject *row = json_object_new();
+    AUTO_NODE file = bdrv_get_file(bs);
+    BlockStats stats;
+
+    bdrv_get_stats(bs, &stats);
+    json_object_set_string_member(row, "node-name", bdrv_node_name(bs));
+    json_object_set_object_member(row, "stats", device_stats(&stats));
+    if (bs->drv->get_specific_stats) {
+        JsonObject *specific = bs->drv->get_specific_stats(bs);
+
+        json_object_set_object_member(row, "driver-specific", specific);
+    }
+    if (file) {
+        json_object_set_object_member(row, "parent", node_stats(file));
+    }
+    return row;
+}
+
+static JsonNode *qmp_query_blockstats(JsonObject *args, GError **errp)
+{
+    g_autoptr(GPtrArray) nodes = qmp_all_nodes();
+    bool query_nodes = schema_get_bool(args, "query-nodes", false);
+    JsonArray *rows = json_array_new();
+    guint i;
+
+    for (i = 0; i < nodes->len; i++) {
+        if (query_nodes || bdrv_has_users(nodes->pdata[i])) {
+            json_array_add_object_element(rows, node_stats(nodes->pdata[i]));
+        }
+    }
+    return qmp_node_from_array(rows);
+}
+
+const QmpCommand qmp_query_block_commands[] = {
+    {
+        .name = "query-named-block-nodes",
+        .thread = QMP_MAIN,
+        .args = &query_nodes_type,
+        .ret = &device_info_list_type,
+        .doc = "Show all nodes.",
+        .example = "{}",
+        .handler = qmp_query_named_block_nodes,
+    },
+    {
+        .name = "query-blockstats",
+        .thread = QMP_MAIN,
+        .args = &query_blockstats_type,
+        .ret = &block_stats_list_type,
+        .doc = "Show what went through nodes.",
+        .example = "{\"query-nodes\": true}",
+        .handler = qmp_query_blockstats,
+    },
+    { NULL },
+};

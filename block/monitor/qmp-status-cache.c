@@ -1,0 +1,383 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* QMP: what the status caches know, and how to make them forget it */
+#include <string.h>
+
+#include "block/block-int.h"
+#include "block/monitor/qmp-nodes.h"
+#include "block/status-json.h"
+#include "monitor/monitor.h"
+#include "monitor/qmp.h"
+
+static const SchemaType optional_node_type = {
+    .name = "q_obj_query-block-status-cache-arg",
+    .kind = SCHEMA_OBJECT,
+    .members =
+        (const SchemaMember[]){
+            { "node-name", &schema_str, .optional = true,
+              .doc = "The node; also one that passes the contents of another "
+                     "through. Default: all nodes that have a cache." },
+            { NULL },
+        },
+};
+
+static const SchemaType node_type = {
+    .name = "q_obj_block-status-cache-flush-arg",
+    .kind = SCHEMA_OBJECT,
+    .members =
+        (const SchemaMember[]){
+            { "node-name", &schema_str,
+              .doc = "The node; also one that passes the contents of another "
+                     "through." },
+            { NULL },
+        },
+};
+
+static const SchemaType info_list_type = {
+    .kind = SCHEMA_ARRAY,
+    .element = &block_status_cache_info_type,
+};
+
+/* The row of a node that has a cache of its own; otherwise NULL */
+static JsonObject *cache_info(BlockDriverState *bs)
+{
+    JsonObject *stats, *info = NULL;
+
+    if (!bs->drv->get_specific_stats) {
+        return NULL;
+    }
+    stats = bs->drv->get_specific_stats(bs);
+    if (json_object_has_member(stats, "status-cache")) {
+        info = json_object_ref(
+            json_object_get_object_member(stats, "status-cache"));
+        json_object_set_string_member(info, "node-name", bdrv_node_name(bs));
+    }
+    json_object_unref(stats);
+    return info;
+}
+
+/* The row of the cache that answers for @bs; NULL and @errp if there is none */
+static JsonObject *find_cache_info(BlockDriverState *bs, GError **errp)
+{
+    g_autoptr(StatusCache) cache = bdrv_get_status_cache(bs);
+    AUTO_NODE node = bdrv_ref(bs);
+    JsonObject *info = NULL;
+
+    while (cache && node && !(info = cache_info(node))) {
+        BlockDriverState *file = bdrv_get_file(node);
+
+        bdrv_unref_later(node);
+        node = file;
+    }
+    if (!info) {
+        error_setg(errp, "Node '%s' has no status cache", bdrv_node_name(bs));
+    }
+    return info;
+}
+
+static JsonNode *qmp_query_block_status_cache(JsonObject *args, GError **errp)
+{
+    const char *name = schema_get_str(args, "node-name", NULL);
+    JsonArray *rows = json_array_new();
+    guint i;
+
+    if (name) {
+        AUTO_NODE bs = bdrv_find_node(name, errp);
+        JsonObject *info = bs ? find_cache_info(bs, errp) : NULL;
+
+        if (!info) {
+            json_array_unref(rows);
+            return NULL;
+        }
+        json_array_add_object_element(rows, info);
+    } else {
+        g_autoptr(GPtrArray) nodes = qmp_all_nodes();
+
+        for (i = 0; i < nodes->len; i++) {
+            JsonObject *info = cache_info(nodes->pdata[i]);
+
+            if (info) {
+                json_array_add_object_element(rows, info);
+            }
+        }
+    }
+    return qmp_node_from_array(rows);
+}
+
+static JsonNode *qmp_block_status_cache_flush(JsonObject *args, GError **errp)
+{
+    const char *name = json_object_get_string_member(args, "node-name");
+    AUTO_NODE bs = bdrv_find_node(name, errp);
+    g_autoptr(StatusCache) cache = NULL;
+
+    if (!bs) {
+        return NULL;
+    }
+    cache = bdrv_get_status_cache(bs);
+    if (!cache) {
+        error_setg(errp, "Node '%s' has no status cache", name);
+        return NULL;
+    }
+    status_cache_flush(cache);
+    return NULL;
+}
+
+/* ---- x-query-block-map -------------------------------------------------- */
+
+#define MAP_DEFAULT_LIMIT 1000
+#define MAP_MAX_LIMIT 100000
+/* An entry may need many answers, but the whole not more than so many each */
+#define MAP_ANSWERS_PER_ENTRY 64
+
+static const SchemaType map_args_type = {
+    .name = "q_obj_x-query-block-map-arg",
+    .kind = SCHEMA_OBJECT,
+    .members =
+        (const SchemaMember[]){
+            { "node-name", &schema_str, .doc = "The node." },
+            { "offset", &schema_uint, .optional = true,
+              .doc = "Where to begin, in bytes. Default: 0." },
+            { "limit", &schema_uint, .optional = true,
+              .doc = "How many entries at most, from 1 to 100000. Default: "
+                     "1000." },
+            { NULL },
+        },
+};
+
+static const SchemaType map_entry_type = {
+    .name = "BlockMapEntry",
+    .kind = SCHEMA_OBJECT,
+    .doc = "A part of a disk whose status is the same throughout, as "
+           "\"qemu-img map --output=json\" has it.",
+    .members =
+        (const SchemaMember[]){
+            { "start", &schema_uint, .doc = "Where it begins, in bytes." },
+            { "length", &schema_uint, .doc = "Bytes." },
+            { "depth", &schema_uint,
+              .doc = "In which image of a backing chain it is; 0: the node "
+                     "itself." },
+            { "present", &schema_bool,
+              .doc = "It is there, in this or another image of the chain." },
+            { "zero", &schema_bool, .doc = "It reads as zeroes." },
+            { "data", &schema_bool, .doc = "It holds data." },
+            { "offset", &schema_uint, .optional = true,
+              .doc = "Where it begins in the image file, in bytes." },
+            { "known", &schema_bool,
+              .doc = "Whether that was known from memory; otherwise the file "
+                     "system had to be asked, and is not for the next time." },
+            { NULL },
+        },
+};
+
+static const SchemaType map_entries_type = {
+    .kind = SCHEMA_ARRAY,
+    .element = &map_entry_type,
+};
+
+static const SchemaType map_type = {
+    .name = "BlockMap",
+    .kind = SCHEMA_OBJECT,
+    .doc = "A map of a disk or a part of it.",
+    .members =
+        (const SchemaMember[]){
+            { "entries", &map_entries_type,
+              .doc = "Its parts, in order and without gaps." },
+            { "next-offset", &schema_uint, .optional = true,
+              .doc = "Where to go on; absent if the map reaches the end of the "
+                     "disk." },
+            { NULL },
+        },
+};
+
+typedef struct MapEntry {
+    int64_t start, length, map;
+    int flags;
+} MapEntry;
+
+/* What decides whether two answers are one entry */
+#define MAP_FLAGS                                                              \
+    (BDRV_BLOCK_DATA | BDRV_BLOCK_ZERO | BDRV_BLOCK_OFFSET_VALID |             \
+     BDRV_BLOCK_ALLOCATED | BDRV_BLOCK_PROBED)
+
+static JsonObject *map_entry_to_json(const MapEntry *e)
+{
+    JsonObject *obj = json_object_new();
+
+    json_object_set_int_member(obj, "start", e->start);
+    json_object_set_int_member(obj, "length", e->length);
+    json_object_set_int_member(obj, "depth", 0);
+    json_object_set_boolean_member(
+        obj, "present",
+        !!(e->flags & (BDRV_BLOCK_ALLOCATED | BDRV_BLOCK_ZERO)));
+    json_object_set_boolean_member(obj, "zero", !!(e->flags & BDRV_BLOCK_ZERO));
+    json_object_set_boolean_member(obj, "data", !!(e->flags & BDRV_BLOCK_DATA));
+    if (e->flags & BDRV_BLOCK_OFFSET_VALID) {
+        json_object_set_int_member(obj, "offset", e->map);
+    }
+    json_object_set_boolean_member(obj, "known",
+                                   !(e->flags & BDRV_BLOCK_PROBED));
+    return obj;
+}
+
+static bool map_entry_extend(MapEntry *e, const MapEntry *next)
+{
+    if (e->length == 0 || e->flags != next->flags ||
+        ((e->flags & BDRV_BLOCK_OFFSET_VALID) &&
+         e->map + e->length != next->map)) {
+        return false;
+    }
+    e->length += next->length;
+    return true;
+}
+
+/*
+ * The map of the disk from @offset on; *@next is where it ends. Ends early at
+ * exit: the daemon waits for this thread.
+ */
+static JsonArray *map_entries(BlockBackend *blk, int64_t offset, int64_t limit,
+                              int64_t *next, GError **errp)
+{
+    int64_t answers = limit * MAP_ANSWERS_PER_ENTRY;
+    int64_t length = blk_getlength(blk);
+    JsonArray *entries = json_array_new();
+    MapEntry entry = { .start = offset };
+
+    while (offset < length && answers-- > 0 && !daemon_quit_requested()) {
+        MapEntry answer = { .start = offset };
+        int ret = blk_block_status_map(blk, offset, length - offset,
+                                       BDRV_WANT_PRECISE, &answer.length,
+                                       &answer.map);
+
+        if (ret < 0) {
+            error_setg_errno(errp, -ret,
+                             "Could not get the block status at offset "
+                             "%" G_GINT64_FORMAT,
+                             offset);
+            json_array_unref(entries);
+            return NULL;
+        }
+        if (answer.length == 0) {
+            break;
+        }
+        answer.flags = ret & MAP_FLAGS;
+        if (!map_entry_extend(&entry, &answer)) {
+            if (entry.length > 0) {
+                json_array_add_object_element(entries,
+                                              map_entry_to_json(&entry));
+                entry.length = 0;
+                if (--limit == 0) {
+                    break;
+                }
+            }
+            entry = answer;
+        }
+        offset += answer.length;
+    }
+    if (entry.length > 0) {
+        json_array_add_object_element(entries, map_entry_to_json(&entry));
+    }
+    *next = offset;
+    return entries;
+}
+
+static BlockBackend *attach_map(const char *node_name, GError **errp)
+{
+    AUTO_NODE bs = bdrv_find_node(node_name, errp);
+    BlockBackend *blk;
+
+    if (!bs) {
+        return NULL;
+    }
+    /* As a job's: it stays at the node that was named, whatever is moved. */
+    bdrv_graph_lock();
+    blk = blk_new("command 'x-query-block-map'", true, 0, BLK_PERM_ALL);
+    if (!blk_attach(blk, bs, errp)) {
+        blk_free(blk);
+        blk = NULL;
+    }
+    bdrv_graph_unlock();
+    return blk;
+}
+
+static void detach_map(BlockBackend *blk)
+{
+    bdrv_graph_lock();
+    blk_free(blk);
+    bdrv_graph_unlock();
+}
+
+static JsonNode *qmp_x_query_block_map(JsonObject *args, GError **errp)
+{
+    int64_t offset = schema_get_int(args, "offset", 0);
+    int64_t limit = schema_get_int(args, "limit", MAP_DEFAULT_LIMIT);
+    int64_t length, next = 0;
+    JsonArray *entries = NULL;
+    JsonObject *map;
+    BlockBackend *blk;
+
+    if (limit < 1 || limit > MAP_MAX_LIMIT) {
+        error_setg(errp, "Parameter 'limit' expects a number from 1 to %d",
+                   MAP_MAX_LIMIT);
+        return NULL;
+    }
+    blk = attach_map(json_object_get_string_member(args, "node-name"), errp);
+    if (!blk) {
+        return NULL;
+    }
+    length = blk_getlength(blk);
+    if (length < 0) {
+        error_setg_errno(errp, -length, "Could not get the length of the disk");
+    } else if (offset > length) {
+        error_setg(errp,
+                   "Parameter 'offset' expects a number up to %" G_GINT64_FORMAT
+                   ", the length of the disk",
+                   length);
+    } else {
+        entries = map_entries(blk, offset, limit, &next, errp);
+    }
+    detach_map(blk);
+    if (!entries) {
+        return NULL;
+    }
+    map = json_object_new();
+    json_object_set_array_member(map, "entries", entries);
+    if (next < length) {
+        json_object_set_int_member(map, "next-offset", next);
+    }
+    return qmp_node_from_object(map);
+}
+
+const QmpCommand qmp_status_cache_commands[] = {
+    {
+        .name = "query-block-status-cache",
+        .thread = QMP_MAIN,
+        .args = &optional_node_type,
+        .ret = &info_list_type,
+        .doc = "Show what status caches know and what they saved.",
+        .example = "{\"node-name\": \"disk0\"}",
+        .handler = qmp_query_block_status_cache,
+    },
+    {
+        .name = "block-status-cache-flush",
+        .thread = QMP_WORKER,
+        .args = &node_type,
+        .doc =
+            "Make a status cache forget everything: for somebody who changed "
+            "the file behind the daemon's back.",
+        .example = "{\"node-name\": \"disk0\"}",
+        .handler = qmp_block_status_cache_flush,
+    },
+    {
+        .name = "x-query-block-map",
+        .thread = QMP_WORKER,
+        .unstable = true,
+        .args = &map_args_type,
+        .ret = &map_type,
+        .doc = "Show which parts of a disk hold data and which read as zeroes. "
+               "What is unknown is asked of the file system, and known from "
+               "then on.",
+        .example = "{\"node-name\": \"disk0\", \"offset\": 1048576,"
+                   " \"limit\": 10}",
+        .handler = qmp_x_query_block_map,
+    },
+    { NULL },
+};
