@@ -1,11 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* QMP: the daemon itself, and nodes that come and go */
-#include <stdio.h>
-#include <string.h>
-
 #include "block/block-int.h"
 #include "block/job.h"
-#include "config.h"
 #include "monitor/qmp.h"
 
 /* ---- query-version, quit ------------------------------------------------ */
@@ -30,29 +26,12 @@ static const SchemaType version_info_type = {
     .members =
         (const SchemaMember[]){
             { "qemu", &version_triple_type,
-              .doc = "Seekless' own version, under the name that QMP's clients "
-                     "look for." },
-            { "package", &schema_str, .doc = "\"seekless-VERSION\"." },
+              .doc = "The version of QEMU whose QMP this is." },
+            { "package", &schema_str,
+              .doc = "\"seekless-\" and the daemon's own version." },
             { NULL },
         },
 };
-
-JsonObject *qmp_version_info(void)
-{
-    JsonObject *info = json_object_new();
-    JsonObject *triple = json_object_new();
-    int major = 0, minor = 0, micro = 0, n;
-
-    n = sscanf(SEEKLESS_VERSION, "%d.%d.%d", &major, &minor, &micro);
-    g_assert(n == 3);
-    json_object_set_int_member(triple, "major", major);
-    json_object_set_int_member(triple, "minor", minor);
-    json_object_set_int_member(triple, "micro", micro);
-    json_object_set_object_member(info, "qemu", triple);
-    json_object_set_string_member(info, "package",
-                                  "seekless-" SEEKLESS_VERSION);
-    return info;
-}
 
 static JsonNode *qmp_query_version(JsonObject *args, GError **errp)
 {
