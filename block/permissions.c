@@ -101,7 +101,8 @@ static bool check_writable(BlockDriverState *bs, uint64_t perm, GError **errp)
         error_setg(errp, "Block node '%s' is read-only", bs->node_name);
         return false;
     }
-    if (align > 1 && (perm & BLK_PERM_WRITE) && !(perm & BLK_PERM_RESIZE)) {
+    if (align > 1 && !bs->drv->exact_end && (perm & BLK_PERM_WRITE) &&
+        !(perm & BLK_PERM_RESIZE)) {
         length = bdrv_driver_getlength(bs);
         if (length > 0 && length % align) {
             error_setg(errp,

@@ -44,6 +44,12 @@ struct BlockDriver {
      * have this by their nature). */
     bool transparent;
 
+    /*
+     * The end of the disk need not be a multiple of request_alignment: of a
+     * write that reaches beyond it, the driver writes what lies before it.
+     */
+    bool exact_end;
+
     /* BDRV_REQ_FUA if pwritev (pwrite_zeroes) does it; otherwise a flush
      * follows. MAY_UNMAP and NO_FALLBACK need no mention. */
     int supported_write_flags, supported_zero_flags;
@@ -67,7 +73,8 @@ struct BlockDriver {
      * instead; flush: nothing to do).
      *
      * A read may go beyond the end of the disk by less than request_alignment:
-     * it finds zeroes there. A write does so only if a user may resize.
+     * it finds zeroes there. A write does so only if a user may resize, or with
+     * exact_end.
      * pwrite_zeroes is -ENOTSUP where it is not done by a fast way, and
      * pdiscard where it cannot be done; both have changed nothing then.
      * BDRV_REQ_NO_FALLBACK is there to be passed on to a child.

@@ -1,0 +1,142 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * blockdev-create for the driver "file".
+ *
+ * An existing file is emptied first, as QEMU does. Two things keep that from
+ * happening to a file in use: the image locks, held while it lasts, keep off
+ * other processes, and the status registry keeps off nodes of this one, whose
+ * length and status cache would be wrong at once.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "block/file-posix-int.h"
+#include "util/error.h"
+
+#define FULL_CHUNK (1 << 20)
+
+enum {
+    PREALLOC_OFF,
+    PREALLOC_FALLOC,
+    PREALLOC_FULL,
+};
+
+static const SchemaType prealloc_type = {
+    .name = "PreallocMode",
+    .kind = SCHEMA_ENUM,
+    .doc = "What to allocate: nothing; all, but leave it unwritten; or all, "
+           "written with zeroes.",
+    .values = (const char *const[]){ "off", "falloc", "full", NULL },
+};
+
+const SchemaType file_create_options_type = {
+    .name = "BlockdevCreateOptionsFile",
+    .kind = SCHEMA_OBJECT,
+    .doc = "A regular file. One that exists is emptied, unless it is in use.",
+    .members =
+        (const SchemaMember[]){
+            { "filename", &schema_str,
+              .doc = "Its path; a prefix \"file:\" is not part of it." },
+            { "size", &schema_size, .doc = "Its length in bytes." },
+            { "preallocation", &prealloc_type, .optional = true,
+              .doc = "What to allocate of it; default \"off\"." },
+            { NULL },
+        },
+};
+
+static int write_zeroes(int fd, int64_t length)
+{
+    g_autofree char *buf = g_malloc0(FULL_CHUNK);
+    int64_t done = 0;
+
+    while (done < length) {
+        ssize_t n = pwrite(fd, buf, MIN(FULL_CHUNK, length - done), done);
+
+        if (n < 0 && errno != EINTR) {
+            return -errno;
+        }
+        done += MAX(n, 0);
+    }
+    return fsync(fd) < 0 ? -errno : 0;
+}
+
+static int preallocate(int fd, int64_t length, int prealloc)
+{
+    int ret = 0;
+
+    if (prealloc == PREALLOC_FULL) {
+        return write_zeroes(fd, length);
+    }
+    if (prealloc == PREALLOC_FALLOC && length > 0) {
+        do {
+            ret = fallocate(fd, 0, 0, length) < 0 ? -errno : 0;
+        } while (ret == -EINTR);
+    }
+    return ret;
+}
+
+static int fill_file(int fd, const char *filename, int64_t length, int prealloc,
+                     GError **errp)
+{
+    int ret;
+
+    if (ftruncate(fd, 0) < 0 || ftruncate(fd, length) < 0) {
+        ret = -errno;
+        error_setg_errno(errp, -ret, "Could not resize '%s' to %" PRId64,
+                         filename, length);
+        return ret;
+    }
+    ret = preallocate(fd, length, prealloc);
+    if (ret < 0) {
+        error_setg_errno(errp, -ret,
+                         "Could not preallocate %" PRId64 " bytes for '%s'",
+                         length, filename);
+        /* Give back what was allocated so far. */
+        if (ftruncate(fd, 0) < 0) {
+            g_warning("Could not empty '%s': %s", filename, g_strerror(errno));
+        }
+    }
+    return ret;
+}
+
+int file_create(JsonObject *options, GError **errp)
+{
+    const char *filename =
+        file_strip_protocol(schema_get_str(options, "filename", NULL));
+    uint64_t size = schema_get_int(options, "size", 0);
+    int prealloc =
+        schema_get_enum(options, "preallocation", &prealloc_type, PREALLOC_OFF);
+    const uint64_t perm = BLK_PERM_WRITE | BLK_PERM_RESIZE;
+    ImageLock lock;
+    struct stat st;
+    int fd, ret = -EBUSY;
+
+    if (size > INT64_MAX) {
+        error_setg(errp, "Size %" PRIu64 " of '%s' is too large", size,
+                   filename);
+        return -EINVAL;
+    }
+    fd = file_open_regular(filename, O_RDWR | O_CREAT, &st, errp);
+    if (fd < 0) {
+        return fd;
+    }
+    image_lock_init(&lock, fd, filename, image_lock_supported(fd));
+    if (status_disk_reserve(&st, filename, errp)) {
+        if (image_lock_check(&lock, perm, BLK_PERM_ALL & ~BLK_PERM_RESIZE,
+                             errp)) {
+            ret = fill_file(fd, filename, size, prealloc, errp);
+        }
+        image_lock_destroy(&lock);
+        status_disk_release(&st);
+    } else {
+        image_lock_destroy(&lock);
+    }
+    if (close(fd) < 0 && ret == 0) {
+        ret = -errno;
+        error_setg_errno(errp, -ret, "Could not close '%s'", filename);
+    }
+    return ret;
+}

@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The driver "file" is several files: file-posix.c opens and closes, file-rw.c
+ * reads, writes and flushes, file-zero.c writes zeroes and discards,
+ * file-create.c creates. This is what they share.
+ */
+#ifndef BLOCK_FILE_POSIX_INT_H
+#define BLOCK_FILE_POSIX_INT_H
+
+#include "block/block-int.h"
+#include "block/image-lock.h"
+#include "block/status-probe.h"
+#include "block/status-registry.h"
+
+/* What was found out about the file system by trying */
+enum {
+    FILE_NO_ZERO_RANGE = 0x1,
+    FILE_NO_PUNCH_HOLE = 0x2,
+    FILE_NO_ALLOCATE = 0x4,
+    FILE_NO_DSYNC = 0x8,
+    FILE_ALLOCATES = 0x10, /* fallocate(2) without a mode has worked */
+};
+
+typedef struct FileState {
+    char *filename;
+    int fd; /* with O_DIRECT if cache.direct; owns the locks */
+    /*
+     * A second description, without O_DIRECT, of a node that is written; else
+     * -1. It flushes, so that no write through @fd (with RWF_DSYNC) can take
+     * from it the one report of a failed writeback; and it writes the part of a
+     * direct request that is smaller than a block: the end of the file.
+     */
+    int sync_fd;
+    bool direct;
+    bool local; /* fstat() needs no network */
+
+    int64_t length;
+    int64_t direct_end; /* from here on writes go through sync_fd */
+    /*
+     * Held by direct writes near the end of the file: writeback of the buffered
+     * end rewrites whole pages, which they may share with it.
+     */
+    Mutex tail_lock;
+    int64_t tail_start;
+
+    unsigned found; /* FILE_, atomic */
+
+    Mutex flush_lock;
+    Cond flush_cond;
+    bool flushing;          /* flush_lock */
+    uint64_t flush_started; /* flush_lock: flushes begun */
+    uint64_t flush_ended;   /* flush_lock */
+    bool flush_failed;      /* flush_lock: for good */
+
+    bool want_locks;
+    uint64_t new_perm, new_shared; /* between check_perm and set_perm */
+    ImageLock lock;
+    StatusDiskUser user;
+    StatusCache *cache;
+    StatusProbe *probe;
+
+    /* atomic */
+    uint64_t discard_nb_ok, discard_nb_failed, discard_bytes_ok;
+} FileState;
+
+/* The part of [@offset, @offset + @bytes) that lies before the end of the file:
+ * with O_DIRECT, requests are whole blocks and may reach beyond it. */
+static inline int64_t file_clamp(const FileState *s, int64_t offset,
+                                 int64_t bytes)
+{
+    return MAX(MIN(bytes, s->length - offset), 0);
+}
+
+static inline bool file_found(FileState *s, unsigned flag)
+{
+    return __atomic_load_n(&s->found, __ATOMIC_RELAXED) & flag;
+}
+
+static inline void file_set_found(FileState *s, unsigned flag)
+{
+    __atomic_or_fetch(&s->found, flag, __ATOMIC_RELAXED);
+}
+
+/* file-rw.c */
+int file_preadv(BlockDriverState *bs, int64_t offset, int64_t bytes,
+                const struct iovec *iov, int niov, int flags);
+int file_pwritev(BlockDriverState *bs, int64_t offset, int64_t bytes,
+                 const struct iovec *iov, int niov, int flags);
+int file_flush(BlockDriverState *bs);
+
+/* file-zero.c */
+int file_pwrite_zeroes(BlockDriverState *bs, int64_t offset, int64_t bytes,
+                       int flags);
+int file_pdiscard(BlockDriverState *bs, int64_t offset, int64_t bytes);
+
+/* file-create.c */
+extern const SchemaType file_create_options_type;
+int file_create(JsonObject *options, GError **errp);
+
+/* file-align.c: request_alignment and mem_alignment of direct I/O on @fd */
+void file_find_alignment(int fd, int64_t length, BlockLimits *limits);
+
+/* file-posix.c: @filename without the prefix "file:" */
+const char *file_strip_protocol(const char *filename);
+/*
+ * Open a regular file, and nothing else. @flags: access mode, O_DIRECT, O_CREAT.
+ * The descriptor, with *@st filled in; or -errno and @errp.
+ */
+int file_open_regular(const char *filename, int flags, struct stat *st,
+                      GError **errp);
+
+#endif

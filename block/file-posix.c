@@ -1,0 +1,559 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Protocol driver "file": a regular file. Requests are system calls on the
+ * thread that makes them; block status comes from the status cache, and only
+ * what that does not know, from the file system.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <linux/magic.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+#include "block/file-posix-int.h"
+#include "block/status-json.h"
+#include "util/error.h"
+
+#ifndef XFS_SUPER_MAGIC
+#define XFS_SUPER_MAGIC 0x58465342
+#endif
+
+#define DEFAULT_CACHE_SIZE (UINT64_C(64) << 20)
+
+/* Between these lies what st_blksize is taken for: file systems also use it to
+ * tell the best size of transfers. */
+#define MIN_DEFAULT_GRANULARITY 4096
+#define MAX_DEFAULT_GRANULARITY 65536
+
+/* ---- options ------------------------------------------------------------ */
+
+enum {
+    LOCKING_AUTO,
+    LOCKING_ON,
+    LOCKING_OFF,
+};
+
+static const SchemaType on_off_auto_type = {
+    .name = "OnOffAuto",
+    .kind = SCHEMA_ENUM,
+    .doc = "Yes, no, or whatever is best.",
+    .values = (const char *const[]){ "auto", "on", "off", NULL },
+};
+
+enum {
+    AIO_THREADS,
+    AIO_NATIVE,
+    AIO_IO_URING,
+};
+
+static const SchemaType aio_type = {
+    .name = "BlockdevAioOptions",
+    .kind = SCHEMA_ENUM,
+    .doc = "QEMU's names of ways to make requests.",
+    .values = (const char *const[]){ "threads", "native", "io_uring", NULL },
+};
+
+static const StatusProbeStrategy strategies[] = {
+    STATUS_PROBE_AUTO,
+    STATUS_PROBE_USE_SEEK,
+    STATUS_PROBE_USE_FIEMAP,
+};
+
+static const SchemaType probe_type = {
+    .name = "StatusProbeOption",
+    .kind = SCHEMA_ENUM,
+    .doc = "How to ask the file system about block status.",
+    .values = (const char *const[]){ "auto", "seek", "fiemap", NULL },
+};
+
+static const SchemaType file_options_type = {
+    .name = "BlockdevOptionsFile",
+    .kind = SCHEMA_OBJECT,
+    .doc = "A regular file.",
+    .members =
+        (const SchemaMember[]){
+            { "filename", &schema_str,
+              .doc = "Its path; a prefix \"file:\" is not part of it." },
+            { "locking", &on_off_auto_type, .optional = true,
+              .doc = "Whether to take QEMU's image locks. \"auto\", the "
+                     "default: if the file system can lock. Without locks no "
+                     "zeroes are remembered, for anybody may write." },
+            { "aio", &aio_type, .optional = true,
+              .doc = "Accepted for compatibility: requests are made on the "
+                     "thread they come from, and \"threads\" (the default) is "
+                     "reported in use. \"native\" needs cache.direct=on." },
+            { "status-cache", &status_cache_mode_type, .optional = true,
+              .doc = "What to remember of block status at most; default "
+                     "\"on\". Of several nodes on one file the most cautious "
+                     "decides, those that are off apart." },
+            { "status-cache-granularity", &schema_size, .optional = true,
+              .doc = "Bytes that one bit of the cache stands for: a power of "
+                     "two from 512 to 1 GiB. Default: the block size of the "
+                     "file system, but 4 KiB at least and 64 KiB at most." },
+            { "status-cache-size", &schema_size, .optional = true,
+              .doc = "Bytes of memory that the cache may take, 0 for no "
+                     "limit; default 64 MiB. That is what the worst 1 TiB "
+                     "takes at 4 KiB granularity; more is forgotten and asked "
+                     "again." },
+            { "status-probe", &probe_type, .optional = true,
+              .doc = "How to ask the file system about what the cache does "
+                     "not know; default \"auto\": as is best for it." },
+            { NULL },
+        },
+};
+
+typedef struct FileOptions {
+    const char *filename;
+    int locking;
+    StatusProbeStrategy strategy;
+    StatusCacheMode mode;
+    StatusDiskOptions disk;
+} FileOptions;
+
+static bool parse_options(BlockDriverState *bs, JsonObject *options,
+                          FileOptions *o, GError **errp)
+{
+    uint64_t granularity, size;
+
+    o->filename =
+        file_strip_protocol(schema_get_str(options, "filename", NULL));
+    o->locking =
+        schema_get_enum(options, "locking", &on_off_auto_type, LOCKING_AUTO);
+    o->strategy =
+        strategies[schema_get_enum(options, "status-probe", &probe_type, 0)];
+    o->mode = schema_get_enum(options, "status-cache", &status_cache_mode_type,
+                              STATUS_CACHE_ON);
+    if (schema_get_enum(options, "aio", &aio_type, AIO_THREADS) == AIO_NATIVE &&
+        !bs->cache_direct) {
+        error_setg(errp, "aio=native was specified, but it requires "
+                         "cache.direct=on, which was not specified.");
+        return false;
+    }
+    o->disk.granularity_given = schema_has(options, "status-cache-granularity");
+    granularity = schema_get_int(options, "status-cache-granularity", 0);
+    if (o->disk.granularity_given &&
+        (granularity < STATUS_CACHE_MIN_GRANULARITY ||
+         granularity > STATUS_CACHE_MAX_GRANULARITY ||
+         (granularity & (granularity - 1)))) {
+        error_setg(errp,
+                   "Parameter 'status-cache-granularity' expects a power of "
+                   "two from %u to %u, not %" PRIu64,
+                   STATUS_CACHE_MIN_GRANULARITY, STATUS_CACHE_MAX_GRANULARITY,
+                   granularity);
+        return false;
+    }
+    size = schema_get_int(options, "status-cache-size", DEFAULT_CACHE_SIZE);
+    o->disk.granularity = granularity;
+    o->disk.max_memory = size;
+    o->disk.max_memory_given = schema_has(options, "status-cache-size");
+    return true;
+}
+
+const char *file_strip_protocol(const char *filename)
+{
+    return g_str_has_prefix(filename, "file:") ? filename + strlen("file:")
+                                               : filename;
+}
+
+/* ---- open --------------------------------------------------------------- */
+
+static bool check_regular(const char *filename, const struct stat *st,
+                          GError **errp)
+{
+    const char *what = S_ISBLK(st->st_mode)    ? "a block device"
+                       : S_ISCHR(st->st_mode)  ? "a character device"
+                       : S_ISDIR(st->st_mode)  ? "a directory"
+                       : S_ISFIFO(st->st_mode) ? "a FIFO"
+                       : S_ISSOCK(st->st_mode) ? "a socket"
+                                               : "something else";
+
+    if (S_ISREG(st->st_mode)) {
+        return true;
+    }
+    error_setg(errp,
+               "'file' driver requires '%s' to be a regular file, but it "
+               "is %s",
+               filename, what);
+    return false;
+}
+
+/*
+ * Opening devices and FIFOs may have side effects or wait: so the file is
+ * looked at first, and again afterwards, as it may have been replaced.
+ */
+int file_open_regular(const char *filename, int flags, struct stat *st,
+                      GError **errp)
+{
+    int fd, err;
+
+    if (stat(filename, st) == 0) {
+        if (!check_regular(filename, st, errp)) {
+            return -EINVAL;
+        }
+    } else if (errno != ENOENT || !(flags & O_CREAT)) {
+        err = errno;
+        error_setg_errno(errp, err, "Could not open '%s'", filename);
+        return -err;
+    }
+    fd = open(filename, flags | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0644);
+    if (fd < 0) {
+        err = errno;
+        if (err == EINVAL && (flags & O_DIRECT)) {
+            error_setg(errp,
+                       "Could not open '%s': its file system does not "
+                       "support cache.direct=on",
+                       filename);
+        } else {
+            error_setg_errno(errp, err, "Could not open '%s'", filename);
+        }
+        return -err;
+    }
+    if (fstat(fd, st) < 0) {
+        err = errno;
+        error_setg_errno(errp, err, "Could not look at '%s'", filename);
+    } else if (!check_regular(filename, st, errp)) {
+        err = EINVAL;
+    } else if (fcntl(fd, F_SETFL, flags & O_DIRECT) < 0) {
+        err = errno;
+        error_setg_errno(errp, err, "Could not set flags of '%s'", filename);
+    } else {
+        return fd;
+    }
+    close(fd);
+    return -err;
+}
+
+static bool open_descriptors(BlockDriverState *bs, struct stat *st,
+                             GError **errp)
+{
+    FileState *s = bs->opaque;
+    int direct = bs->cache_direct ? O_DIRECT : 0;
+    g_autoptr(GError) err = NULL;
+    struct stat again;
+
+    if (bdrv_is_read_only(bs)) {
+        s->fd = file_open_regular(s->filename, O_RDONLY | direct, st, errp);
+        return s->fd >= 0;
+    }
+    s->fd = file_open_regular(s->filename, O_RDWR | direct, st, &err);
+    if (bs->auto_read_only &&
+        (s->fd == -EACCES || s->fd == -EPERM || s->fd == -EROFS)) {
+        bdrv_set_read_only(bs, true);
+        return open_descriptors(bs, st, errp);
+    }
+    if (s->fd < 0) {
+        g_propagate_error(errp, g_steal_pointer(&err));
+        return false;
+    }
+    s->sync_fd = file_open_regular(s->filename, O_RDWR, &again, errp);
+    if (s->sync_fd < 0) {
+        return false;
+    }
+    if (again.st_dev != st->st_dev || again.st_ino != st->st_ino) {
+        error_setg(errp, "'%s' was replaced while it was opened", s->filename);
+        return false;
+    }
+    return true;
+}
+
+static bool set_up_locks(FileState *s, int locking, GError **errp)
+{
+    bool supported = locking != LOCKING_OFF && image_lock_supported(s->fd);
+
+    if (locking == LOCKING_ON && !supported) {
+        error_setg(errp,
+                   "locking=on was specified, but the file system of "
+                   "'%s' does not support open file description locks",
+                   s->filename);
+        return false;
+    }
+    image_lock_init(&s->lock, s->fd, s->filename, supported);
+    return true;
+}
+
+static void set_limits(BlockDriverState *bs, const struct stat *st)
+{
+    FileState *s = bs->opaque;
+    BlockLimits *limits = &bs->limits;
+    int64_t page = MAX(sysconf(_SC_PAGESIZE), st->st_blksize);
+
+    s->length = s->direct_end = st->st_size;
+    s->tail_start = INT64_MAX;
+    limits->request_alignment = limits->mem_alignment = 1;
+    if (bs->cache_direct) {
+        file_find_alignment(s->fd, s->length, limits);
+        s->direct_end -= s->length % limits->request_alignment;
+    }
+    if (s->direct_end < s->length) {
+        s->tail_start = s->direct_end - s->direct_end % page;
+    }
+    limits->opt_alignment = MAX(limits->request_alignment, 4096);
+}
+
+/* Does fstat() answer from memory? */
+static bool is_local(int fd)
+{
+    static const uint32_t magics[] = { EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC,
+                                       BTRFS_SUPER_MAGIC, TMPFS_MAGIC,
+                                       F2FS_SUPER_MAGIC };
+    struct statfs fs;
+    size_t i;
+
+    if (fstatfs(fd, &fs) < 0) {
+        return false;
+    }
+    for (i = 0; i < G_N_ELEMENTS(magics); i++) {
+        if ((uint32_t)fs.f_type == magics[i]) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool join_disk(BlockDriverState *bs, FileOptions *o,
+                      const struct stat *st, GError **errp)
+{
+    FileState *s = bs->opaque;
+    uint32_t block = st->st_blksize & (st->st_blksize - 1) ? 0 : st->st_blksize;
+
+    o->disk.length = s->length;
+    if (!o->disk.granularity_given) {
+        o->disk.granularity =
+            CLAMP(block, MIN_DEFAULT_GRANULARITY, MAX_DEFAULT_GRANULARITY);
+    }
+    s->user.name = bs->node_name;
+    s->user.writable = !bdrv_is_read_only(bs);
+    s->user.share_write = bs->force_share;
+    s->user.want = o->mode;
+    s->user.lock = &s->lock;
+    s->cache = status_disk_attach(&s->user, st, &o->disk, errp);
+    return s->cache != NULL;
+}
+
+static void file_close(BlockDriverState *bs)
+{
+    FileState *s = bs->opaque;
+
+    if (s->user.disk) {
+        status_disk_detach(&s->user);
+    }
+    image_lock_destroy(&s->lock);
+    status_probe_free(s->probe);
+    status_cache_unref(s->cache);
+    if (s->fd >= 0) {
+        close(s->fd);
+    }
+    if (s->sync_fd >= 0) {
+        close(s->sync_fd);
+    }
+    cond_destroy(&s->flush_cond);
+    mutex_destroy(&s->flush_lock);
+    mutex_destroy(&s->tail_lock);
+    g_free(s->filename);
+}
+
+static int file_open(BlockDriverState *bs, JsonObject *options, GError **errp)
+{
+    FileState *s = bs->opaque;
+    FileOptions o = { 0 };
+    struct stat st;
+
+    if (!parse_options(bs, options, &o, errp)) {
+        return -EINVAL;
+    }
+    s->fd = s->sync_fd = -1;
+    s->filename = g_strdup(o.filename);
+    mutex_init(&s->tail_lock);
+    mutex_init(&s->flush_lock);
+    cond_init(&s->flush_cond);
+    if (open_descriptors(bs, &st, errp) && set_up_locks(s, o.locking, errp)) {
+        set_limits(bs, &st);
+        s->local = is_local(s->fd);
+        s->probe = status_probe_new(s->fd, o.strategy);
+        if (join_disk(bs, &o, &st, errp)) {
+            return 0;
+        }
+    }
+    file_close(bs);
+    return -EINVAL;
+}
+
+/* ---- permissions -------------------------------------------------------- */
+
+static bool file_check_perm(BlockDriverState *bs, uint64_t perm,
+                            uint64_t shared, GError **errp)
+{
+    FileState *s = bs->opaque;
+
+    /* Whether it can be written was found out when it was opened. */
+    if ((perm & (BLK_PERM_WRITE | BLK_PERM_WRITE_UNCHANGED)) &&
+        bdrv_is_read_only(bs)) {
+        error_setg(errp, "Block node '%s' is read-only", bs->node_name);
+        return false;
+    }
+    return image_lock_check(&s->lock, perm, shared, errp);
+}
+
+static void file_set_perm(BlockDriverState *bs, uint64_t perm, uint64_t shared)
+{
+    FileState *s = bs->opaque;
+
+    image_lock_set(&s->lock, perm, shared);
+    status_disk_refresh(&s->user);
+}
+
+static void file_abort_perm(BlockDriverState *bs)
+{
+    FileState *s = bs->opaque;
+
+    image_lock_abort(&s->lock);
+}
+
+/* ---- status and information --------------------------------------------- */
+
+static int64_t file_getlength(BlockDriverState *bs)
+{
+    FileState *s = bs->opaque;
+
+    return s->length;
+}
+
+/*
+ * Make an answer end at a multiple of request_alignment, or with the disk: data
+ * may grow for that, zeroes must not.
+ */
+static BlockState align_answer(BlockDriverState *bs, BlockState state,
+                               int64_t offset, int64_t *pnum)
+{
+    FileState *s = bs->opaque;
+    int64_t excess = *pnum % bs->limits.request_alignment;
+
+    if (excess == 0 || offset + *pnum >= s->length) {
+        return state;
+    }
+    *pnum -= excess;
+    if (state == BLOCK_STATE_DATA || *pnum == 0) {
+        *pnum = MIN(*pnum + bs->limits.request_alignment, s->length - offset);
+        return BLOCK_STATE_DATA;
+    }
+    return state;
+}
+
+static int file_block_status(BlockDriverState *bs, unsigned want,
+                             int64_t offset, int64_t bytes, int64_t *pnum,
+                             int64_t *map, BlockDriverState **file)
+{
+    FileState *s = bs->opaque;
+    int flags = BDRV_BLOCK_OFFSET_VALID;
+    bool probed;
+    int state;
+
+    *map = offset;
+    *file = bs;
+    if (!(want & BDRV_WANT_ZERO)) {
+        *pnum = bytes;
+        return flags | BDRV_BLOCK_DATA;
+    }
+    state = status_query(s->cache, s->probe, offset,
+                         file_clamp(s, offset, bytes), pnum, &probed);
+    if (state < 0) {
+        return state;
+    }
+    state = align_answer(bs, state, offset, pnum);
+    flags |= probed ? BDRV_BLOCK_PROBED : 0;
+    return flags |
+           (state == BLOCK_STATE_ZERO ? BDRV_BLOCK_ZERO : BDRV_BLOCK_DATA);
+}
+
+static StatusCache *file_get_status_cache(BlockDriverState *bs)
+{
+    FileState *s = bs->opaque;
+
+    return status_cache_ref(s->cache);
+}
+
+static JsonObject *cache_info(FileState *s)
+{
+    JsonObject *info = json_object_new();
+    StatusCacheMode mode = status_cache_get_mode(s->cache);
+
+    json_object_set_string_member(info, "mode",
+                                  status_cache_mode_type.values[mode]);
+    json_object_set_int_member(info, "granularity",
+                               status_cache_granularity(s->cache));
+    json_object_set_int_member(info, "size", s->user.max_memory);
+    json_object_set_string_member(
+        info, "strategy",
+        status_probe_strategy_name(status_probe_strategy(s->probe)));
+    return info;
+}
+
+static void file_get_info(BlockDriverState *bs, JsonObject *image)
+{
+    FileState *s = bs->opaque;
+    JsonObject *specific = json_object_new();
+    JsonObject *data = json_object_new();
+    struct stat st;
+
+    json_object_set_string_member(image, "filename", s->filename);
+    /* Elsewhere it might have to wait for a server. */
+    if (s->local && fstat(s->fd, &st) == 0) {
+        json_object_set_int_member(image, "actual-size",
+                                   (int64_t)st.st_blocks * 512);
+    }
+    json_object_set_string_member(data, "aio", aio_type.values[AIO_THREADS]);
+    json_object_set_boolean_member(data, "locking", s->lock.enabled);
+    json_object_set_object_member(data, "status-cache", cache_info(s));
+    json_object_set_string_member(specific, "type", "file");
+    json_object_set_object_member(specific, "data", data);
+    json_object_set_object_member(image, "format-specific", specific);
+}
+
+static JsonObject *file_get_specific_stats(BlockDriverState *bs)
+{
+    FileState *s = bs->opaque;
+    JsonObject *stats = json_object_new();
+
+    json_object_set_string_member(stats, "driver", "file");
+    json_object_set_int_member(
+        stats, "discard-nb-ok",
+        __atomic_load_n(&s->discard_nb_ok, __ATOMIC_RELAXED));
+    json_object_set_int_member(
+        stats, "discard-nb-failed",
+        __atomic_load_n(&s->discard_nb_failed, __ATOMIC_RELAXED));
+    json_object_set_int_member(
+        stats, "discard-bytes-ok",
+        __atomic_load_n(&s->discard_bytes_ok, __ATOMIC_RELAXED));
+    json_object_set_object_member(stats, "status-cache",
+                                  status_cache_to_json(s->cache, s->probe));
+    return stats;
+}
+
+const BlockDriver bdrv_file = {
+    .format_name = "file",
+    .kind = BLOCK_DRIVER_PROTOCOL,
+    .instance_size = sizeof(FileState),
+    .exact_end = true,
+    .supported_write_flags = BDRV_REQ_FUA,
+    .options = &file_options_type,
+    .open = file_open,
+    .close = file_close,
+    .preadv = file_preadv,
+    .pwritev = file_pwritev,
+    .pwrite_zeroes = file_pwrite_zeroes,
+    .pdiscard = file_pdiscard,
+    .flush = file_flush,
+    .getlength = file_getlength,
+    .block_status = file_block_status,
+    .check_perm = file_check_perm,
+    .set_perm = file_set_perm,
+    .abort_perm = file_abort_perm,
+    .get_info = file_get_info,
+    .get_specific_stats = file_get_specific_stats,
+    .get_status_cache = file_get_status_cache,
+    .create_options = &file_create_options_type,
+    .create = file_create,
+};

@@ -1,0 +1,252 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Reads, writes and flushes of the driver "file": system calls on the caller's
+ * thread, told to the status cache (rules 1 and 6 of status-cache.c).
+ */
+#include <errno.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "block/file-posix-int.h"
+#include "util/iov.h"
+
+/* ---- transfers ---------------------------------------------------------- */
+
+typedef struct Transfer {
+    int fd;
+    bool write;
+    int flags;    /* RWF_ */
+    size_t align; /* of offsets and lengths, as the file system wants them */
+    const struct iovec *iov;
+    int niov; /* IOV_MAX at most: io.c sees to that */
+} Transfer;
+
+/* One system call; the number of bytes or -errno */
+static ssize_t transfer_once(const Transfer *t, size_t skip, size_t bytes,
+                             int64_t offset)
+{
+    g_autofree struct iovec *part = NULL;
+    const struct iovec *iov = t->iov;
+    int niov = t->niov;
+    ssize_t n;
+
+    if (skip || bytes < iov_size(iov, niov)) {
+        part = g_new(struct iovec, niov);
+        niov = iov_slice(iov, niov, skip, bytes, part);
+        iov = part;
+    }
+    do {
+        n = t->write ? pwritev2(t->fd, iov, niov, offset, t->flags)
+                     : preadv2(t->fd, iov, niov, offset, t->flags);
+    } while (n < 0 && errno == EINTR);
+    return n < 0 ? -errno : n;
+}
+
+/*
+ * Transfer bytes [@skip, @skip + @bytes) of the vector; byte 0 belongs at
+ * @offset of the file. Returns how many, less than @bytes only at the end of
+ * the file, or -errno.
+ */
+static ssize_t transfer(const Transfer *t, size_t skip, size_t bytes,
+                        int64_t offset)
+{
+    size_t done = 0;
+
+    while (done < bytes) {
+        ssize_t n =
+            transfer_once(t, skip + done, bytes - done, offset + skip + done);
+
+        if (n < 0) {
+            return n;
+        }
+        /* Direct I/O goes on at a block, and repeats what it had of it. */
+        if (done + n < bytes && n % t->align) {
+            if ((size_t)n < t->align) {
+                return done + n;
+            }
+            n -= n % t->align;
+        }
+        if (n == 0) {
+            break;
+        }
+        done += n;
+    }
+    return done;
+}
+
+/* ---- reads -------------------------------------------------------------- */
+
+static void iov_zero(const struct iovec *iov, int niov, size_t skip)
+{
+    int i;
+
+    for (i = 0; i < niov; i++) {
+        size_t start = MIN(skip, iov[i].iov_len);
+
+        memset((char *)iov[i].iov_base + start, 0, iov[i].iov_len - start);
+        skip -= start;
+    }
+}
+
+int file_preadv(BlockDriverState *bs, int64_t offset, int64_t bytes,
+                const struct iovec *iov, int niov, int flags)
+{
+    FileState *s = bs->opaque;
+    Transfer t = {
+        .fd = s->fd,
+        .align = bs->limits.request_alignment,
+        .iov = iov,
+        .niov = niov,
+    };
+    ssize_t n = transfer(&t, 0, bytes, offset);
+    struct stat st;
+
+    if (n < 0) {
+        return n;
+    }
+    if (n < bytes) {
+        /* Zeroes stand for what is not there, never for what was not read. */
+        if (fstat(s->fd, &st) < 0) {
+            return -errno;
+        }
+        if (offset + n < st.st_size) {
+            return -EIO;
+        }
+        iov_zero(iov, niov, n);
+    }
+    return 0;
+}
+
+/* ---- writes ------------------------------------------------------------- */
+
+/* Write bytes [@skip, @skip + @bytes) of the vector, all of them. */
+static int write_all(const Transfer *t, int64_t skip, int64_t bytes,
+                     int64_t offset)
+{
+    ssize_t n = bytes ? transfer(t, skip, bytes, offset) : 0;
+
+    if (n < 0) {
+        return n;
+    }
+    return n < bytes ? -EIO : 0;
+}
+
+/*
+ * Write to the disk. With @fua the data is to be stable afterwards;
+ * *@need_flush tells whether that takes a flush.
+ */
+static int do_write(BlockDriverState *bs, int64_t offset, int64_t bytes,
+                    const struct iovec *iov, int niov, bool fua,
+                    bool *need_flush)
+{
+    FileState *s = bs->opaque;
+    int64_t head = CLAMP(s->direct_end - offset, 0, bytes);
+    bool lock = offset + bytes > s->tail_start;
+    Transfer t = {
+        .fd = s->fd,
+        .write = true,
+        .align = bs->limits.request_alignment,
+        .iov = iov,
+        .niov = niov,
+    };
+    int ret;
+
+    if (lock) {
+        mutex_lock(&s->tail_lock);
+    }
+    if (fua && !file_found(s, FILE_NO_DSYNC)) {
+        t.flags = RWF_DSYNC;
+    }
+    ret = write_all(&t, 0, head, offset);
+    if ((ret == -EOPNOTSUPP || ret == -ENOSYS) && t.flags) {
+        file_set_found(s, FILE_NO_DSYNC);
+        t.flags = 0;
+        ret = write_all(&t, 0, head, offset);
+    }
+    if (ret < 0 && t.flags) {
+        /* Maybe all was written, but writeback failed (rule 6). */
+        status_cache_flush_failed(s->cache);
+    }
+    *need_flush = fua && (!t.flags || head < bytes);
+    if (ret == 0 && head < bytes) {
+        t.fd = s->sync_fd;
+        t.align = 1;
+        t.flags = 0;
+        ret = write_all(&t, head, bytes - head, offset);
+    }
+    if (lock) {
+        mutex_unlock(&s->tail_lock);
+    }
+    return ret;
+}
+
+int file_pwritev(BlockDriverState *bs, int64_t offset, int64_t bytes,
+                 const struct iovec *iov, int niov, int flags)
+{
+    FileState *s = bs->opaque;
+    bool fua = flags & BDRV_REQ_FUA;
+    bool need_flush = false;
+    StatusOp op;
+    int ret;
+
+    bytes = file_clamp(s, offset, bytes);
+    status_cache_write_begin(s->cache, &op, offset, bytes);
+    ret = do_write(bs, offset, bytes, iov, niov, fua, &need_flush);
+    status_cache_write_end(s->cache, &op, ret == 0);
+    if (ret == 0 && need_flush) {
+        ret = file_flush(bs);
+    }
+    return ret;
+}
+
+/* ---- flushes ------------------------------------------------------------ */
+
+/* One fdatasync(), with flush_lock held before and after. 0 or -errno */
+static int run_flush(FileState *s)
+{
+    int ret;
+
+    s->flushing = true;
+    s->flush_started++;
+    mutex_unlock(&s->flush_lock);
+    do {
+        ret = fdatasync(s->sync_fd) < 0 ? -errno : 0;
+    } while (ret == -EINTR);
+    if (ret < 0) {
+        status_cache_flush_failed(s->cache);
+    }
+    mutex_lock(&s->flush_lock);
+    s->flushing = false;
+    s->flush_ended = s->flush_started;
+    s->flush_failed |= ret < 0;
+    cond_broadcast(&s->flush_cond);
+    return ret;
+}
+
+/*
+ * One flush at a time: the kernel reports a failed writeback to one caller only,
+ * and all must hear of it. Who comes while one runs shares the next with the
+ * others who came. After a failure nobody knows which data is lost, and the
+ * kernel may call the pages clean: flushes fail until the node is reopened.
+ */
+int file_flush(BlockDriverState *bs)
+{
+    FileState *s = bs->opaque;
+    uint64_t mine;
+    int ret = 0;
+    MUTEX_GUARD(&s->flush_lock);
+
+    if (s->sync_fd < 0) {
+        return 0;
+    }
+    mine = s->flush_started + 1;
+    while (ret == 0 && !s->flush_failed && s->flush_ended < mine) {
+        if (s->flushing) {
+            cond_wait(&s->flush_cond, &s->flush_lock);
+        } else {
+            ret = run_flush(s);
+        }
+    }
+    return ret == 0 && s->flush_failed ? -EIO : ret;
+}
