@@ -6,6 +6,7 @@ reports in the Test Anything Protocol and checks that nothing is left behind:
 no process, mount, loop device or socket.
 
     SEEKLESS_BUILD_DIR  where the programs were built (default: ./build)
+    SEEKLESS_DAEMON     another daemon to test, say qemu-storage-daemon
     SEEKLESS_TEST_DIR   where scratch folders are made (default: /var/tmp)
     SEEKLESS_VALGRIND   if set, daemons run under valgrind
 """
@@ -23,6 +24,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import threading
 import unittest
 
 import qmp
@@ -32,7 +34,9 @@ QMP, QMPError, QMPTimeout = qmp.QMP, qmp.QMPError, qmp.QMPTimeout
 SOURCE_DIR = os.path.abspath(os.path.join(os.path.dirname(__file__), "../.."))
 BUILD_DIR = os.path.abspath(
     os.environ.get("SEEKLESS_BUILD_DIR", os.path.join(SOURCE_DIR, "build")))
-DAEMON = os.path.join(BUILD_DIR, "tools", "seekless-storage-daemon")
+DAEMON = os.environ.get(
+    "SEEKLESS_DAEMON",
+    os.path.join(BUILD_DIR, "tools", "seekless-storage-daemon"))
 STOCK_DAEMON = "qemu-storage-daemon"
 
 KiB = 1 << 10
@@ -198,6 +202,15 @@ def file_system(kind, size=GiB):
         shutil.rmtree(folder)
 
 
+@contextlib.contextmanager
+def memory_file_system():
+    """A folder on a tmpfs"""
+    require(os.path.ismount("/dev/shm"), "needs a tmpfs at /dev/shm")
+    with tempfile.TemporaryDirectory(prefix="seekless-",
+                                     dir="/dev/shm") as folder:
+        yield folder
+
+
 def drop_caches():
     """Forget cached pages and metadata of everything that is clean"""
     os.sync()
@@ -219,7 +232,7 @@ class Daemon:
         Daemon._count += 1
         self.name = f"daemon{Daemon._count}"
         self.stderr_path = path(self.name + ".stderr")
-        self.qmp = None
+        self.process = self.qmp = None
         qmp_path = path(self.name + ".qmp")
         command = [*prefix, program, *arguments,
                    "--chardev", f"socket,id=iotests,path={qmp_path}",
@@ -229,11 +242,13 @@ class Daemon:
                        "--leak-check=full", "--trace-children=no", *command]
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(qmp_path)
+            os.chmod(qmp_path, 0o777)  # the daemon may be somebody else
             listener.listen(1)
-            with open(self.stderr_path, "wb") as stderr:
-                self.process = subprocess.Popen(
-                    command, stdin=subprocess.DEVNULL, stderr=stderr, **options)
             try:
+                with open(self.stderr_path, "wb") as stderr:
+                    self.process = subprocess.Popen(
+                        command, stdin=subprocess.DEVNULL, stderr=stderr,
+                        **options)
                 self.qmp = QMP(self._accept(listener), TIMEOUT)
             except BaseException:
                 self.kill()
@@ -241,6 +256,11 @@ class Daemon:
             finally:
                 os.unlink(qmp_path)
         self.pid = self.process.pid
+
+    @classmethod
+    def count(cls):
+        """How many there have been: makes names that are not taken"""
+        return cls._count
 
     def _accept(self, listener):
         pidfd = os.pidfd_open(self.process.pid)
@@ -289,8 +309,9 @@ class Daemon:
 
     def kill(self):
         """Nothing of this daemon is worth saving"""
-        self.process.kill()
-        self.process.wait()
+        if self.process:
+            self.process.kill()
+            self.process.wait()
         if self.qmp:
             self.qmp.close()
 
@@ -311,18 +332,37 @@ class Strace:
     """
 
     def __init__(self, pid, calls, inject=()):
-        self.output = path(f"strace.{pid}")
         self.lines = []
-        words = ["strace", "-f", "-p", str(pid), "-o", self.output,
+        self._text = ""
+        self._more = threading.Condition()
+        output, theirs = os.pipe()
+        words = ["strace", "-f", "-p", str(pid), "-o", f"/dev/fd/{theirs}",
                  "-e", f"trace={calls}", "-e", "signal=none"]
         for expression in inject:
             words += ["-e", f"inject={expression}"]
         self.process = subprocess.Popen(words, stderr=subprocess.PIPE,
-                                        text=True)
+                                        text=True, pass_fds=[theirs])
+        os.close(theirs)
+        self._reader = threading.Thread(target=self._read, args=(output,))
+        self._reader.start()
         # It says so when it has attached to all threads.
         line = self.process.stderr.readline()
         if "attached" not in line:
-            raise AssertionError(line + self.process.stderr.read())
+            line += self.process.stderr.read()
+            self._finish()
+            raise AssertionError(line)
+
+    def _read(self, output):
+        while data := os.read(output, 1 << 16):
+            with self._more:
+                self._text += data.decode()
+                self._more.notify_all()
+        os.close(output)
+
+    def _finish(self):
+        self.process.wait(TIMEOUT)
+        self.process.stderr.close()
+        self._reader.join()
 
     def __enter__(self):
         return self
@@ -330,11 +370,16 @@ class Strace:
     def __exit__(self, *_):
         self.process.send_signal(signal.SIGINT)
         self.process.stderr.read()
-        self.process.stderr.close()
-        self.process.wait(TIMEOUT)
-        with open(self.output, encoding="utf-8") as file:
-            self.lines = [line for line in file if "resumed>" not in line]
-        os.unlink(self.output)
+        self._finish()
+        self.lines = [line for line in self._text.splitlines()
+                      if "resumed>" not in line]
+
+    def wait_for(self, pattern):
+        """Wait until such a call has begun"""
+        with self._more:
+            if not self._more.wait_for(
+                    lambda: re.search(pattern, self._text), TIMEOUT):
+                raise AssertionError(f"no call of {pattern}: {self._text}")
 
     def count(self, pattern):
         """How many calls fit the regular expression"""
