@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Addresses of stream sockets as QMP describes them, and listening there.
+ */
+#ifndef UTIL_SOCKET_H
+#define UTIL_SOCKET_H
+
+#include <glib.h>
+#include <json-glib/json-glib.h>
+
+#include "util/schema.h"
+
+/* SocketAddress: {type, path} or {type, host, port, to?, ipv4?, ipv6?} */
+extern const SchemaType socket_address_type;
+/* SocketAddressLegacy: {type, data: {path}} or {type, data: {host, ...}} */
+extern const SchemaType socket_address_legacy_type;
+
+/* The flat form of a wrapped address that was checked. (transfer full) */
+JsonObject *socket_address_flatten(JsonObject *legacy);
+
+typedef struct SocketListener SocketListener;
+
+/*
+ * Listen at @addr, checked against socket_address_type. A name that stands for
+ * several addresses is listened to at all of them. A socket file that nobody
+ * removed is replaced; a path at which something else lies is refused. May
+ * wait for the resolution of a name. NULL and @errp on error.
+ */
+SocketListener *socket_listener_new(JsonObject *addr, GError **errp);
+/* Closes the sockets, and removes the socket file if it is still ours. */
+void socket_listener_free(SocketListener *listener);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(SocketListener, socket_listener_free)
+
+/* The listening sockets: non-blocking, close-on-exec. */
+guint socket_listener_count(const SocketListener *listener);
+int socket_listener_fd(const SocketListener *listener, guint i);
+
+#endif

@@ -1,0 +1,391 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Listening stream sockets, unix and TCP. */
+#include "util/socket.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "util/error.h"
+
+struct SocketListener {
+    GArray *fds; /* of int */
+    char *path;  /* unix; else NULL */
+    dev_t dev;   /* of the socket file we made */
+    ino_t ino;
+};
+
+static void close_fd(void *element)
+{
+    close(*(int *)element);
+}
+
+static SocketListener *listener_alloc(void)
+{
+    SocketListener *listener = g_new0(SocketListener, 1);
+
+    listener->fds = g_array_new(false, false, sizeof(int));
+    g_array_set_clear_func(listener->fds, close_fd);
+    return listener;
+}
+
+void socket_listener_free(SocketListener *listener)
+{
+    struct stat st;
+
+    if (listener->path && lstat(listener->path, &st) == 0 &&
+        st.st_dev == listener->dev && st.st_ino == listener->ino) {
+        unlink(listener->path);
+    }
+    g_array_unref(listener->fds);
+    g_free(listener->path);
+    g_free(listener);
+}
+
+guint socket_listener_count(const SocketListener *listener)
+{
+    return listener->fds->len;
+}
+
+int socket_listener_fd(const SocketListener *listener, guint i)
+{
+    return g_array_index(listener->fds, int, i);
+}
+
+/* ---- unix --------------------------------------------------------------- */
+
+/* A socket file of an earlier life goes away, anything else stays. */
+static bool remove_stale(const char *path, GError **errp)
+{
+    struct stat st;
+
+    if (lstat(path, &st) < 0) {
+        return true;
+    }
+    if (!S_ISSOCK(st.st_mode)) {
+        error_setg(errp, "Failed to bind socket to %s: %s", path,
+                   "a file that is no socket is in the way");
+        return false;
+    }
+    if (unlink(path) < 0 && errno != ENOENT) {
+        error_setg_errno(errp, errno, "Failed to unlink socket %s", path);
+        return false;
+    }
+    return true;
+}
+
+static SocketListener *listen_unix(JsonObject *addr, GError **errp)
+{
+    g_autoptr(SocketListener) listener = listener_alloc();
+    const char *path = schema_get_str(addr, "path", NULL);
+    struct sockaddr_un un = { .sun_family = AF_UNIX };
+    struct stat st;
+    int fd;
+
+    if (!path[0] || strlen(path) >= sizeof(un.sun_path)) {
+        error_setg(errp, "UNIX socket path '%s' is too %s", path,
+                   path[0] ? "long" : "short");
+        return NULL;
+    }
+    strcpy(un.sun_path, path);
+
+    fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0) {
+        error_setg_errno(errp, errno, "Failed to create Unix socket");
+        return NULL;
+    }
+    g_array_append_val(listener->fds, fd);
+    if (!remove_stale(path, errp)) {
+        return NULL;
+    }
+    if (bind(fd, (struct sockaddr *)&un, sizeof(un)) < 0) {
+        error_setg_errno(errp, errno, "Failed to bind socket to %s", path);
+        return NULL;
+    }
+    if (lstat(path, &st) == 0) {
+        listener->path = g_strdup(path);
+        listener->dev = st.st_dev;
+        listener->ino = st.st_ino;
+    }
+    if (listen(fd, SOMAXCONN) < 0) {
+        error_setg_errno(errp, errno, "Failed to listen on socket %s", path);
+        return NULL;
+    }
+    return g_steal_pointer(&listener);
+}
+
+/* ---- inet --------------------------------------------------------------- */
+
+/* PF_INET, PF_INET6 or PF_UNSPEC, as ipv4 and ipv6 say; -1 and @errp */
+static int inet_family(JsonObject *addr, GError **errp)
+{
+    bool has4 = schema_has(addr, "ipv4"), has6 = schema_has(addr, "ipv6");
+    bool ipv4 = schema_get_bool(addr, "ipv4", false);
+    bool ipv6 = schema_get_bool(addr, "ipv6", false);
+
+    if (has4 && has6 && !ipv4 && !ipv6) {
+        error_setg(errp, "Cannot disable IPv4 and IPv6 at same time");
+        return -1;
+    }
+    if ((ipv6 && !ipv4) || (has4 && !ipv4)) {
+        return PF_INET6;
+    }
+    if ((ipv4 && !ipv6) || (has6 && !ipv6)) {
+        return PF_INET;
+    }
+    return PF_UNSPEC;
+}
+
+static void set_port(struct addrinfo *ai, uint16_t port)
+{
+    if (ai->ai_family == AF_INET6) {
+        ((struct sockaddr_in6 *)ai->ai_addr)->sin6_port = htons(port);
+    } else {
+        ((struct sockaddr_in *)ai->ai_addr)->sin_port = htons(port);
+    }
+}
+
+static uint16_t get_port(const struct sockaddr_storage *ss)
+{
+    return ntohs(ss->ss_family == AF_INET6
+                     ? ((const struct sockaddr_in6 *)ss)->sin6_port
+                     : ((const struct sockaddr_in *)ss)->sin_port);
+}
+
+/* A listening socket, or -errno */
+static int listen_at(const struct addrinfo *ai)
+{
+    int fd, ret, one = 1;
+
+    fd = socket(ai->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0) {
+        return -errno;
+    }
+    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+    if (ai->ai_family == AF_INET6) {
+        setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &one, sizeof(one));
+    }
+    if (bind(fd, ai->ai_addr, ai->ai_addrlen) < 0 ||
+        listen(fd, SOMAXCONN) < 0) {
+        ret = -errno;
+        close(fd);
+        return ret;
+    }
+    return fd;
+}
+
+/*
+ * Listen at all of @list with one port: @port, or if that is 0, the one the
+ * kernel chose for the first. 0, or -errno with nothing left open.
+ */
+static int listen_all(SocketListener *listener, struct addrinfo *list,
+                      uint16_t port)
+{
+    struct sockaddr_storage ss;
+    socklen_t len;
+    int fd, err = 0;
+
+    for (struct addrinfo *ai = list; ai; ai = ai->ai_next) {
+        if (ai->ai_family != AF_INET && ai->ai_family != AF_INET6) {
+            continue;
+        }
+        set_port(ai, port);
+        fd = listen_at(ai);
+        if (fd == -EADDRINUSE) {
+            err = fd;
+            break;
+        }
+        if (fd < 0) {
+            /* An address family that this machine has not got */
+            err = fd;
+            continue;
+        }
+        g_array_append_val(listener->fds, fd);
+        len = sizeof(ss);
+        if (port == 0 && getsockname(fd, (struct sockaddr *)&ss, &len) == 0) {
+            port = get_port(&ss);
+        }
+    }
+    if (err == -EADDRINUSE || listener->fds->len == 0) {
+        g_array_set_size(listener->fds, 0);
+        return err ? err : -EADDRNOTAVAIL;
+    }
+    return 0;
+}
+
+static SocketListener *listen_inet(JsonObject *addr, GError **errp)
+{
+    g_autoptr(SocketListener) listener = listener_alloc();
+    const char *host = schema_get_str(addr, "host", "");
+    const char *service = schema_get_str(addr, "port", "");
+    struct addrinfo hints = { .ai_flags = AI_PASSIVE,
+                              .ai_socktype = SOCK_STREAM };
+    struct addrinfo *list;
+    struct sockaddr_storage ss = { 0 };
+    int64_t to;
+    int ret, port;
+
+    hints.ai_family = inet_family(addr, errp);
+    if (hints.ai_family < 0) {
+        return NULL;
+    }
+    ret = getaddrinfo(host[0] ? host : NULL, service, &hints, &list);
+    if (ret != 0) {
+        error_setg(errp, "address resolution failed for %s:%s: %s", host,
+                   service, gai_strerror(ret));
+        return NULL;
+    }
+    memcpy(&ss, list->ai_addr, MIN(list->ai_addrlen, sizeof(ss)));
+    port = get_port(&ss);
+    to = schema_get_int(addr, "to", port);
+    if (to < port || to > G_MAXUINT16) {
+        freeaddrinfo(list);
+        error_setg(errp, "Parameter 'to' must lie between port %d and 65535",
+                   port);
+        return NULL;
+    }
+    do {
+        ret = listen_all(listener, list, port);
+    } while (ret == -EADDRINUSE && port++ < to);
+    freeaddrinfo(list);
+    if (ret < 0) {
+        error_setg_errno(errp, -ret, "Failed to bind socket to %s:%s", host,
+                         service);
+        return NULL;
+    }
+    return g_steal_pointer(&listener);
+}
+
+SocketListener *socket_listener_new(JsonObject *addr, GError **errp)
+{
+    if (g_str_equal(schema_get_str(addr, "type", ""), "unix")) {
+        return listen_unix(addr, errp);
+    }
+    return listen_inet(addr, errp);
+}
+
+/* ---- description -------------------------------------------------------- */
+
+JsonObject *socket_address_flatten(JsonObject *legacy)
+{
+    JsonObject *data = schema_get_object(legacy, "data");
+    JsonObject *flat = json_object_new();
+    g_autoptr(GList) names = json_object_get_members(data);
+
+    for (GList *l = names; l; l = l->next) {
+        json_object_set_member(flat, l->data,
+                               json_object_dup_member(data, l->data));
+    }
+    json_object_set_string_member(flat, "type",
+                                  schema_get_str(legacy, "type", NULL));
+    return flat;
+}
+
+static const SchemaType address_kind_type = {
+    .name = "SocketAddressType",
+    .kind = SCHEMA_ENUM,
+    .doc = "Kinds of stream sockets.",
+    .values = (const char *const[]){ "inet", "unix", NULL },
+};
+
+static const SchemaType unix_type = {
+    .name = "UnixSocketAddress",
+    .kind = SCHEMA_OBJECT,
+    .doc = "A unix domain socket.",
+    .members =
+        (const SchemaMember[]){
+            { "path", &schema_str,
+              .doc = "Where the socket file is. One that is left over from an "
+                     "earlier run is replaced." },
+            { NULL } },
+};
+
+static const SchemaType inet_type = {
+    .name = "InetSocketAddress",
+    .kind = SCHEMA_OBJECT,
+    .doc = "A TCP socket.",
+    .members =
+        (const SchemaMember[]){
+            { "host", &schema_str,
+              .doc = "Name or address. The empty string stands for all of "
+                     "this machine's addresses." },
+            { "port", &schema_str,
+              .doc = "Number or service name; 0 lets the system choose." },
+            { "to", &schema_int, .optional = true,
+              .doc = "If the port is taken, try the next ones up to this "
+                     "number." },
+            { "ipv4", &schema_bool, .optional = true,
+              .doc = "Use IPv4 (default: whatever the host resolves to)." },
+            { "ipv6", &schema_bool, .optional = true,
+              .doc = "Use IPv6 (default: whatever the host resolves to)." },
+            { NULL } },
+};
+
+static bool address_branch(size_t n, const char **tag, const SchemaType **type)
+{
+    static const SchemaType *const types[] = { &inet_type, &unix_type };
+
+    if (n >= G_N_ELEMENTS(types)) {
+        return false;
+    }
+    *tag = address_kind_type.values[n];
+    *type = types[n];
+    return true;
+}
+
+const SchemaType socket_address_type = {
+    .name = "SocketAddress",
+    .kind = SCHEMA_OBJECT,
+    .doc = "The address of a stream socket.",
+    .members = (const SchemaMember[]){ { "type", &address_kind_type,
+                                         .doc = "The kind of socket." },
+                                       { NULL } },
+    .discriminator = "type",
+    .branch = address_branch,
+};
+
+static const SchemaType unix_wrapper_type = {
+    .name = "UnixSocketAddressWrapper",
+    .kind = SCHEMA_OBJECT,
+    .members =
+        (const SchemaMember[]){ { "data", &unix_type, .doc = "The address." },
+                                { NULL } },
+};
+
+static const SchemaType inet_wrapper_type = {
+    .name = "InetSocketAddressWrapper",
+    .kind = SCHEMA_OBJECT,
+    .members =
+        (const SchemaMember[]){ { "data", &inet_type, .doc = "The address." },
+                                { NULL } },
+};
+
+static bool legacy_branch(size_t n, const char **tag, const SchemaType **type)
+{
+    static const SchemaType *const types[] = { &inet_wrapper_type,
+                                               &unix_wrapper_type };
+
+    if (n >= G_N_ELEMENTS(types)) {
+        return false;
+    }
+    *tag = address_kind_type.values[n];
+    *type = types[n];
+    return true;
+}
+
+const SchemaType socket_address_legacy_type = {
+    .name = "SocketAddressLegacy",
+    .kind = SCHEMA_OBJECT,
+    .doc = "The address of a stream socket, with its parts under 'data'.",
+    .members = (const SchemaMember[]){ { "type", &address_kind_type,
+                                         .doc = "The kind of socket." },
+                                       { NULL } },
+    .discriminator = "type",
+    .branch = legacy_branch,
+};
