@@ -1,0 +1,200 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The NBD server's parts among themselves.
+ *
+ *   nbd-server.c     listens and accepts, on the main thread
+ *   nbd-export.c     exports by name
+ *   nbd-crew.c       a connection and the threads that serve it
+ *   nbd-io.c         bytes in and out of a connection, request memory
+ *   nbd-negotiate.c  the handshake
+ *   nbd-request.c    requests and replies
+ *
+ * Locks, in this order: a connection's own (lock or send_lock), nbd_lock,
+ * exports.lock. None is held over I/O on a disk; send_lock is held while a
+ * reply goes into the socket.
+ */
+#ifndef BLOCK_EXPORT_NBD_INT_H
+#define BLOCK_EXPORT_NBD_INT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+#include "block/export/export-int.h"
+#include "block/export/nbd-protocol.h"
+#include "block/wait.h"
+#include "util/thread.h"
+
+/* The longest READ or WRITE, as in QEMU */
+#define NBD_MAX_REQUEST (UINT32_C(32) << 20)
+/* The longest data of an option; enough for any that makes sense */
+#define NBD_MAX_OPTION (UINT32_C(64) << 10)
+
+/*
+ * What the whole daemon spends on NBD clients. A thread is either the one that
+ * each connection always has, or a helper. A thread's buffer of the first size
+ * is always granted; beyond it, buffers grow only as long as all of them
+ * together stay within the limit, and requests are done in pieces otherwise.
+ */
+typedef struct NbdLimits {
+    unsigned connections;
+    unsigned helpers;
+    unsigned crew;        /* threads, and so requests in flight, a connection */
+    size_t small_buffer;  /* bytes, whole pages; at least 64 KiB */
+    size_t kept_buffer;   /* longer ones are given back after the request */
+    size_t memory;        /* bytes of all buffers together */
+    int64_t handshake_us; /* how long a client may take to choose an export */
+    int64_t idle_us;      /* how long a helper stays without work */
+} NbdLimits;
+extern NbdLimits nbd_limits; /* changed by nobody but tests */
+
+/* Metadata contexts, by id */
+enum {
+    NBD_CONTEXT_ALLOCATION,
+    NBD_CONTEXT_DEPTH,
+    NBD_CONTEXTS,
+};
+
+typedef struct NbdExport {
+    BlockExport common;
+    char *name;
+    char *description; /* or NULL */
+    uint64_t size;
+    uint16_t flags;          /* of transmission */
+    uint32_t preferred_size; /* best size of requests */
+    bool allocation_depth;   /* offers that context */
+} NbdExport;
+
+typedef struct NbdThread NbdThread;
+
+typedef struct NbdConn {
+    int fd;
+    /* Fired: no further request is read, and the crew goes home. */
+    BdrvCancel *cancel;
+    int64_t deadline; /* of the handshake, monotonic; afterwards 0 */
+    int hung_up;      /* atomic: the socket was shut down */
+
+    /* What was negotiated; constant in the transmission phase */
+    NbdExport *exp;
+    uint64_t size;
+    uint16_t flags;
+    bool structured;
+    unsigned contexts; /* bit n: context n was chosen */
+
+    /* Bytes received but not used yet; belong to whoever has the turn */
+    uint8_t in[4096];
+    size_t in_start, in_end;
+
+    Mutex lock;
+    bool turn_taken; /* lock: a thread reads from the socket */
+    bool called;     /* lock: an idle thread was woken to take the turn */
+    NbdThread *idle; /* lock: those that wait for the turn, latest first */
+
+    Mutex send_lock; /* a reply goes out in one piece */
+
+    int threads;       /* nbd_lock; read without it as a hint */
+    int wants_helper;  /* nbd_lock; read without it as a hint */
+    NbdExport *inside; /* nbd_lock: @exp, as long as it is held */
+    GList link;        /* nbd_lock: in the list of connections */
+    GList wait_link;   /* nbd_lock: in the list of those that want a helper */
+} NbdConn;
+
+typedef struct NbdRequest {
+    uint16_t flags;
+    uint16_t type;
+    uint64_t cookie;
+    uint64_t offset;
+    uint32_t length;
+    uint32_t written;    /* WRITE: so much was done while the rest came in */
+    int error;           /* 0, or what is wrong with it, a negative errno */
+    const char *message; /* for humans, if there is an error */
+} NbdRequest;
+
+struct NbdThread {
+    NbdConn *conn;
+    NbdThread *next_idle; /* conn->lock */
+    bool is_idle;         /* conn->lock: it is on that list */
+    bool woken;           /* conn->lock: it was called */
+    Cond cond;
+    NbdRequest req;
+    uint8_t *buffer; /* page-aligned */
+    size_t capacity; /* of the buffer, bytes */
+};
+
+extern Mutex nbd_lock; /* names, connections, the share-out of helpers */
+
+/* ---- nbd-server.c ------------------------------------------------------- */
+
+/* A connection has ended: there may be room for the next. */
+void nbd_server_conn_ended(void);
+
+/* ---- nbd-export.c ------------------------------------------------------- */
+
+/* What a client is told of an export */
+typedef struct NbdExportInfo {
+    char *name;
+    char *description; /* or NULL */
+    uint64_t size;
+    uint16_t flags;
+    uint32_t preferred_size;
+    bool allocation_depth;
+} NbdExportInfo;
+
+void nbd_export_info_free(NbdExportInfo *info);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(NbdExportInfo, nbd_export_info_free)
+
+/*
+ * The export of that name, or NULL. If @conn is not NULL it becomes a client of
+ * the export.
+ */
+NbdExportInfo *nbd_export_lookup(const char *name, NbdConn *conn);
+GPtrArray *nbd_export_list(void); /* of NbdExportInfo */
+
+/* ---- nbd-crew.c --------------------------------------------------------- */
+
+/* Serve the client behind @fd, which is the connection's from now on. */
+bool nbd_conn_start(int fd, GError **errp);
+/* Hang up on the client. */
+void nbd_conn_abort(NbdConn *conn);
+unsigned nbd_conn_count(void);
+/* Hang up on all clients of @exp, or on all there are (NULL). */
+void nbd_conn_abort_all(NbdExport *exp);
+/* Wait until all connections have ended. */
+void nbd_conn_wait_all(void);
+
+/* ---- nbd-io.c ----------------------------------------------------------- */
+
+/* Exactly @bytes, or a negative errno (-EPIPE at the end). */
+int nbd_conn_recv(NbdConn *conn, void *buf, size_t bytes);
+/* All of it, or a negative errno, and then the connection is broken. Changes
+ * @iov. The caller holds send_lock, or is the only thread. */
+int nbd_conn_send(NbdConn *conn, struct iovec *iov, int niov);
+
+/*
+ * A buffer for @bytes of data: its capacity is at least that, or if memory is
+ * short, at least nbd_limits.small_buffer. Returns the smaller of @bytes and
+ * the capacity. Its old contents are lost.
+ */
+size_t nbd_buffer_want(NbdThread *thread, size_t bytes);
+/* A request was done: does its memory stay with the thread? */
+void nbd_buffer_relax(NbdThread *thread);
+void nbd_buffer_free(NbdThread *thread);
+size_t nbd_buffer_total(void); /* bytes of all buffers, for tests */
+
+/* ---- nbd-negotiate.c ---------------------------------------------------- */
+
+/* The handshake: true when the transmission phase begins. */
+bool nbd_negotiate(NbdConn *conn);
+
+/* ---- nbd-request.c ------------------------------------------------------ */
+
+/*
+ * Read the next request into @thread->req, and a WRITE's data. The caller has
+ * the turn. False when there is none: the client has left, or is out of step.
+ */
+bool nbd_request_receive(NbdThread *thread);
+/* Do it, and reply. */
+void nbd_request_run(NbdThread *thread);
+
+#endif
