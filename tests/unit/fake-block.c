@@ -1,0 +1,313 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "fake-block.h"
+
+#include <string.h>
+
+#include "monitor/qmp.h"
+#include "util/error.h"
+
+struct BlockDriverState {
+    int unused;
+};
+
+struct BlockBackend {
+    uint64_t perm, shared;
+    BdrvCancel *cancel;
+};
+
+FakeDisk fake = { .lock = MUTEX_INIT };
+
+static BlockDriverState the_node;
+static GQueue queue = G_QUEUE_INIT; /* fake.lock */
+
+static void __attribute__((constructor)) fake_init(void)
+{
+    cond_init(&fake.changed);
+}
+
+void fake_reset(int64_t size)
+{
+    g_assert(fake.backends == 0 && fake.in_flight == 0);
+    g_free(fake.data);
+    g_free(fake.status);
+    g_free(fake.events);
+    g_queue_clear(&queue);
+    fake.node_name = "disk0";
+    fake.read_only = false;
+    fake.size = size;
+    fake.data = g_malloc0(size);
+    fake.status = g_malloc(size / FAKE_BLOCK + 1);
+    memset(fake.status, BDRV_BLOCK_ZERO, size / FAKE_BLOCK + 1);
+    fake.hold = false;
+    memset(fake.error, 0, sizeof(fake.error));
+    fake.error_from = 0;
+    fake.max_in_flight = 0;
+    memset(fake.count, 0, sizeof(fake.count));
+    fake.last_flags = 0;
+    fake.events = g_strdup("");
+}
+
+void fake_hold(bool hold)
+{
+    MUTEX_GUARD(&fake.lock);
+
+    fake.hold = hold;
+    cond_broadcast(&fake.changed);
+}
+
+void fake_wait_in_flight(int n)
+{
+    MUTEX_GUARD(&fake.lock);
+
+    while (fake.in_flight != n) {
+        cond_wait(&fake.changed, &fake.lock);
+    }
+}
+
+void fake_fail(FakeOp op, int error, int64_t from)
+{
+    MUTEX_GUARD(&fake.lock);
+
+    fake.error[op] = error;
+    fake.error_from = from;
+}
+
+/* ---- requests ----------------------------------------------------------- */
+
+/* fake.lock is held when it returns */
+static int enter(BlockBackend *blk, FakeOp op, int64_t offset, int64_t bytes)
+{
+    int ret = 0;
+
+    mutex_lock(&fake.lock);
+    g_assert(offset >= 0 && bytes >= 0 && bytes <= fake.size - offset);
+    fake.count[op]++;
+    fake.in_flight++;
+    fake.max_in_flight = MAX(fake.max_in_flight, fake.in_flight);
+    cond_broadcast(&fake.changed);
+    while (fake.hold && ret == 0) {
+        ret = bdrv_wait(&fake.changed, &fake.lock, INT64_MAX, blk->cancel);
+    }
+    if (ret == 0 && fake.error[op] && offset + bytes > fake.error_from) {
+        ret = -fake.error[op];
+    }
+    return ret;
+}
+
+static int leave(int ret)
+{
+    fake.in_flight--;
+    cond_broadcast(&fake.changed);
+    mutex_unlock(&fake.lock);
+    return ret;
+}
+
+static void set_status(int64_t offset, int64_t bytes, int status)
+{
+    int64_t first = offset / FAKE_BLOCK;
+    int64_t last = (offset + bytes - 1) / FAKE_BLOCK;
+
+    memset(fake.status + first, status, last - first + 1);
+}
+
+int blk_pread(BlockBackend *blk, int64_t offset, int64_t bytes, void *buf,
+              int flags)
+{
+    int ret = enter(blk, FAKE_READ, offset, bytes);
+
+    if (ret == 0) {
+        memcpy(buf, fake.data + offset, bytes);
+    }
+    return leave(ret);
+}
+
+int blk_pwrite(BlockBackend *blk, int64_t offset, int64_t bytes,
+               const void *buf, int flags)
+{
+    int ret = enter(blk, FAKE_WRITE, offset, bytes);
+
+    fake.last_flags = flags;
+    if (ret == 0) {
+        memcpy(fake.data + offset, buf, bytes);
+        set_status(offset, bytes, BDRV_BLOCK_DATA);
+    }
+    return leave(ret);
+}
+
+int blk_pwrite_zeroes(BlockBackend *blk, int64_t offset, int64_t bytes,
+                      int flags)
+{
+    int ret = enter(blk, FAKE_ZERO, offset, bytes);
+
+    fake.last_flags = flags;
+    if (ret == 0) {
+        memset(fake.data + offset, 0, bytes);
+        if (offset % FAKE_BLOCK == 0 && bytes % FAKE_BLOCK == 0) {
+            set_status(offset, bytes, BDRV_BLOCK_ZERO);
+        }
+    }
+    return leave(ret);
+}
+
+int blk_pdiscard(BlockBackend *blk, int64_t offset, int64_t bytes)
+{
+    int ret = enter(blk, FAKE_DISCARD, offset, bytes);
+
+    return leave(ret);
+}
+
+int blk_flush(BlockBackend *blk)
+{
+    return leave(enter(blk, FAKE_FLUSH, 0, 0));
+}
+
+int blk_block_status(BlockBackend *blk, int64_t offset, int64_t bytes,
+                     unsigned want, int64_t *pnum)
+{
+    int ret = enter(blk, FAKE_STATUS, offset, bytes);
+    int64_t block = offset / FAKE_BLOCK, end;
+
+    if (ret == 0) {
+        ret = want ? fake.status[block] : BDRV_BLOCK_DATA;
+        for (end = block + 1; end * FAKE_BLOCK < offset + bytes &&
+                              (!want || fake.status[end] == ret);
+             end++) {
+        }
+        *pnum = MIN(end * FAKE_BLOCK - offset, bytes);
+        ret |= BDRV_BLOCK_ALLOCATED;
+    }
+    return leave(ret);
+}
+
+/* ---- the rest ----------------------------------------------------------- */
+
+BlockBackend *blk_new(const char *user, bool is_job, uint64_t perm,
+                      uint64_t shared_perm)
+{
+    BlockBackend *blk = g_new0(BlockBackend, 1);
+
+    blk->perm = perm;
+    blk->shared = shared_perm;
+    blk->cancel = bdrv_cancel_new();
+    fake.backends++;
+    return blk;
+}
+
+bool blk_attach(BlockBackend *blk, BlockDriverState *bs, GError **errp)
+{
+    return true;
+}
+
+void blk_free(BlockBackend *blk)
+{
+    g_assert(fake.in_flight == 0);
+    bdrv_cancel_unref(blk->cancel);
+    fake.backends--;
+    g_free(blk);
+}
+
+void blk_cancel_waits(BlockBackend *blk)
+{
+    bdrv_cancel(blk->cancel);
+}
+
+BlockDriverState *blk_get_bs(BlockBackend *blk)
+{
+    return &the_node;
+}
+
+int64_t blk_getlength(BlockBackend *blk)
+{
+    return fake.size;
+}
+
+uint32_t blk_opt_alignment(BlockBackend *blk)
+{
+    return 512;
+}
+
+void bdrv_graph_lock(void)
+{
+}
+
+void bdrv_graph_unlock(void)
+{
+}
+
+BlockDriverState *bdrv_find_node(const char *node_name, GError **errp)
+{
+    if (g_str_equal(node_name, fake.node_name)) {
+        return &the_node;
+    }
+    error_setg(errp, "Cannot find device='' nor node-name='%s'", node_name);
+    return NULL;
+}
+
+bool bdrv_is_read_only(BlockDriverState *bs)
+{
+    return fake.read_only;
+}
+
+const char *bdrv_node_name(BlockDriverState *bs)
+{
+    return fake.node_name;
+}
+
+void bdrv_unref(BlockDriverState *bs)
+{
+}
+
+void bdrv_unref_later(BlockDriverState *bs)
+{
+}
+
+typedef struct Call {
+    void (*func)(void *opaque);
+    void *opaque;
+} Call;
+
+void management_queue(void (*func)(void *opaque), void *opaque)
+{
+    Call *call = g_new(Call, 1);
+
+    MUTEX_GUARD(&fake.lock);
+
+    *call = (Call){ func, opaque };
+    g_queue_push_tail(&queue, call);
+    cond_broadcast(&fake.changed);
+}
+
+void fake_run_management(void)
+{
+    Call *call;
+
+    for (;;) {
+        mutex_lock(&fake.lock);
+        call = g_queue_pop_head(&queue);
+        mutex_unlock(&fake.lock);
+        if (!call) {
+            return;
+        }
+        call->func(call->opaque);
+        g_free(call);
+    }
+}
+
+void fake_wait_management(void)
+{
+    mutex_lock(&fake.lock);
+    while (g_queue_is_empty(&queue)) {
+        cond_wait(&fake.changed, &fake.lock);
+    }
+    mutex_unlock(&fake.lock);
+    fake_run_management();
+}
+
+void qmp_event_send(const char *name, JsonObject *data)
+{
+    g_autofree char *old = fake.events;
+
+    fake.events =
+        g_strdup_printf("%s%s %s\n", old, name, schema_get_str(data, "id", ""));
+    json_object_unref(data);
+}

@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * A block layer of one disk in memory, for tests of what stands on it: it can
+ * hold requests back, fail them, and tell what they were.
+ */
+#ifndef TESTS_FAKE_BLOCK_H
+#define TESTS_FAKE_BLOCK_H
+
+#include <glib.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "block/block.h"
+#include "util/thread.h"
+
+typedef enum FakeOp {
+    FAKE_READ,
+    FAKE_WRITE,
+    FAKE_ZERO,
+    FAKE_DISCARD,
+    FAKE_FLUSH,
+    FAKE_STATUS,
+    FAKE_OPS,
+} FakeOp;
+
+/* Status is told per block of this size. */
+#define FAKE_BLOCK 4096
+
+typedef struct FakeDisk {
+    Mutex lock;
+    Cond changed;
+    const char *node_name;
+    bool read_only;
+    uint8_t *data;
+    int64_t size;
+    uint8_t *status; /* BDRV_BLOCK_DATA, _ZERO per block */
+
+    bool hold;           /* requests wait in the disk until this is false */
+    int error[FAKE_OPS]; /* errno with which they fail; 0: they do not */
+    int64_t error_from;  /* but only from this offset on */
+
+    int in_flight, max_in_flight;
+    unsigned count[FAKE_OPS];
+    int last_flags; /* of the last write, zero-write */
+    int backends;   /* BlockBackends there are */
+    char *events;   /* QMP events sent, "NAME id" each with a newline */
+} FakeDisk;
+
+extern FakeDisk fake;
+
+void fake_reset(int64_t size);
+void fake_hold(bool hold);
+/* Wait until so many requests are in the disk. */
+void fake_wait_in_flight(int n);
+void fake_fail(FakeOp op, int error, int64_t from);
+/* Run what was given to management_queue(). */
+void fake_run_management(void);
+/* Wait until something was given to it, and run that. */
+void fake_wait_management(void);
+
+#endif
