@@ -35,6 +35,11 @@ static SocketListener *listener_alloc(void)
     return listener;
 }
 
+static void listener_add(SocketListener *listener, int fd)
+{
+    g_array_append_val(listener->fds, fd);
+}
+
 void socket_listener_free(SocketListener *listener)
 {
     struct stat st;
@@ -100,7 +105,7 @@ static SocketListener *listen_unix(JsonObject *addr, GError **errp)
         error_setg_errno(errp, errno, "Failed to create Unix socket");
         return NULL;
     }
-    g_array_append_val(listener->fds, fd);
+    listener_add(listener, fd);
     if (!remove_stale(path, errp)) {
         return NULL;
     }
@@ -206,7 +211,7 @@ static int listen_all(SocketListener *listener, struct addrinfo *list,
             err = fd;
             continue;
         }
-        g_array_append_val(listener->fds, fd);
+        listener_add(listener, fd);
         len = sizeof(ss);
         if (port == 0 && getsockname(fd, (struct sockaddr *)&ss, &len) == 0) {
             port = get_port(&ss);

@@ -153,9 +153,11 @@ static void large_release(size_t bytes)
 
 static bool buffer_map(NbdThread *thread, size_t capacity)
 {
-    void *p = mmap(NULL, capacity, PROT_READ | PROT_WRITE,
-                   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    int flags = MAP_PRIVATE | MAP_ANONYMOUS;
+    void *p;
 
+    /* cppcheck-suppress invalidFunctionArg */
+    p = mmap(NULL, capacity, PROT_READ | PROT_WRITE, flags, -1, 0);
     if (p == MAP_FAILED) {
         return false;
     }

@@ -108,6 +108,7 @@ static gboolean accept_ready(gint fd, GIOCondition condition, gpointer opaque)
     if (g_source_is_destroyed(g_main_current_source())) {
         return G_SOURCE_REMOVE;
     }
+    /* cppcheck-suppress nullPointer */
     client = accept4(fd, NULL, NULL, SOCK_CLOEXEC);
     if (client >= 0) {
         start_client(client);
