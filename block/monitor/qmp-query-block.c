@@ -59,28 +59,14 @@ static bool has_own_options(BlockDriverState *bs)
     return false;
 }
 
-/* A file's name stands for what lies on it, as long as that adds nothing. */
-static char *node_filename(BlockDriverState *bs)
+/* For nodes that are no more than their options */
+static char *options_filename(BlockDriverState *bs)
 {
-    const char *filename = schema_get_str(bs->options, "filename", NULL);
-    AUTO_NODE file = bdrv_get_file(bs);
-    g_autoptr(JsonNode) node = NULL;
-    char *result;
+    g_autoptr(JsonNode) node = qmp_node_from_object(essential_options(bs));
+    GString *text = g_string_new("json:");
 
-    if (!file) {
-        return filename ? g_strdup(filename)
-                        : g_strconcat(bdrv_driver_name(bs), "://", NULL);
-    }
-    if (!has_own_options(bs)) {
-        result = node_filename(file);
-    } else {
-        GString *text = g_string_new("json:");
-
-        node = qmp_node_from_object(essential_options(bs));
-        json_text_append(text, node, false);
-        result = g_string_free(text, FALSE);
-    }
-    return result;
+    json_text_append(text, node, false);
+    return g_string_free(text, FALSE);
 }
 
 /* ---- query-named-block-nodes -------------------------------------------- */
@@ -107,6 +93,71 @@ static const SchemaType cache_info_type = {
         },
 };
 
+static const SchemaType file_cache_info_type = {
+    .name = "BlockStatusCacheSettings",
+    .kind = SCHEMA_OBJECT,
+    .doc = "How a node remembers block status.",
+    .members =
+        (const SchemaMember[]){
+            { "mode", &status_cache_mode_type, .doc = "What is remembered." },
+            { "granularity", &schema_uint, .doc = "Bytes of a block." },
+            { "size", &schema_uint,
+              .doc = "Bytes of memory that may be used; 0: no limit." },
+            { "strategy", &schema_str,
+              .doc = "How the file system is asked: \"seek\", \"fiemap\" or "
+                     "\"none\"." },
+            { NULL },
+        },
+};
+
+static const SchemaType image_info_file_type = {
+    .name = "ImageInfoSpecificFile",
+    .kind = SCHEMA_OBJECT,
+    .doc = "An open file.",
+    .members =
+        (const SchemaMember[]){
+            { "aio", &schema_str, .doc = "How requests are made." },
+            { "locking", &schema_bool,
+              .doc = "Whether QEMU's image locks are held." },
+            { "status-cache", &file_cache_info_type,
+              .doc = "The status cache." },
+            { NULL },
+        },
+};
+
+static const SchemaType image_info_file_wrapper_type = {
+    .name = "ImageInfoSpecificFileWrapper",
+    .kind = SCHEMA_OBJECT,
+    .members =
+        (const SchemaMember[]){
+            { "data", &image_info_file_type, .doc = "The file." },
+            { NULL },
+        },
+};
+
+static bool specific_branch(size_t n, const char **tag, const SchemaType **type)
+{
+    if (n > 0) {
+        return false;
+    }
+    *tag = "file";
+    *type = &image_info_file_wrapper_type;
+    return true;
+}
+
+static const SchemaType format_specific_type = {
+    .name = "ImageInfoSpecific",
+    .kind = SCHEMA_OBJECT,
+    .doc = "What only one driver has to tell.",
+    .members =
+        (const SchemaMember[]){
+            { "type", &schema_str, .doc = "The driver." },
+            { NULL },
+        },
+    .discriminator = "type",
+    .branch = specific_branch,
+};
+
 static const SchemaType image_info_type = {
     .name = "ImageInfo",
     .kind = SCHEMA_OBJECT,
@@ -120,6 +171,8 @@ static const SchemaType image_info_type = {
             { "actual-size", &schema_int, .optional = true,
               .doc = "Bytes allocated in the file system." },
             { "virtual-size", &schema_int, .doc = "Bytes of the disk." },
+            { "format-specific", &format_specific_type, .optional = true,
+              .doc = "What only this driver has to tell." },
             { NULL },
         },
 };
@@ -192,29 +245,43 @@ static const SchemaType query_nodes_type = {
         },
 };
 
+static void copy_member(JsonObject *to, JsonObject *from, const char *name)
+{
+    JsonNode *value = json_object_get_member(from, name);
+
+    if (value) {
+        json_object_set_member(to, name, json_node_copy(value));
+    }
+}
+
 static JsonObject *image_info(BlockDriverState *bs)
 {
     JsonObject *image = json_object_new();
-    g_autofree char *filename = node_filename(bs);
     int64_t length = bdrv_getlength(bs);
+    g_autofree char *filename = NULL;
     AUTO_NODE file = bdrv_get_file(bs);
 
-    json_object_set_string_member(image, "filename", filename);
+    if (!file) {
+        filename = g_strconcat(bdrv_driver_name(bs), "://", NULL);
+    } else {
+        /* What lies on a file has its name, as long as it adds nothing. */
+        JsonObject *below = image_info(file);
+
+        copy_member(image, below, "actual-size");
+        if (has_own_options(bs)) {
+            filename = options_filename(bs);
+        } else {
+            copy_member(image, below, "filename");
+        }
+        json_object_unref(below);
+    }
+    if (filename) {
+        json_object_set_string_member(image, "filename", filename);
+    }
     json_object_set_string_member(image, "format", bdrv_driver_name(bs));
     json_object_set_int_member(image, "virtual-size", MAX(length, 0));
     if (bs->drv->get_info) {
         bs->drv->get_info(bs, image);
-    }
-
-    /* What a format or filter allocates, the file below it does. */
-    if (file) {
-        JsonObject *below = image_info(file);
-        JsonNode *size = json_object_get_member(below, "actual-size");
-
-        if (size && !json_object_has_member(image, "actual-size")) {
-            json_object_set_member(image, "actual-size", json_node_copy(size));
-        }
-        json_object_unref(below);
     }
     return image;
 }
@@ -226,12 +293,13 @@ static JsonObject *device_info(BlockDriverState *bs)
     JsonObject *info = json_object_new();
     JsonObject *cache = json_object_new();
     JsonArray *bitmaps = bdrv_query_dirty_bitmaps(bs);
-    g_autofree char *filename = node_filename(bs);
+    JsonObject *image = image_info(bs);
     size_t i;
 
     json_object_set_string_member(info, "node-name", bdrv_node_name(bs));
     json_object_set_string_member(info, "drv", bdrv_driver_name(bs));
-    json_object_set_string_member(info, "file", filename);
+    json_object_set_string_member(
+        info, "file", json_object_get_string_member(image, "filename"));
     json_object_set_boolean_member(info, "ro", bdrv_is_read_only(bs));
     json_object_set_boolean_member(info, "encrypted", FALSE);
     json_object_set_string_member(info, "detect_zeroes", "off");
@@ -240,7 +308,7 @@ static JsonObject *device_info(BlockDriverState *bs)
     for (i = 0; i < G_N_ELEMENTS(limits); i++) {
         json_object_set_int_member(info, limits[i], 0);
     }
-    json_object_set_object_member(info, "image", image_info(bs));
+    json_object_set_object_member(info, "image", image);
     json_object_set_boolean_member(cache, "writeback", TRUE);
     json_object_set_boolean_member(cache, "direct", bs->cache_direct);
     json_object_set_boolean_member(cache, "no-flush", bs->cache_no_flush);
