@@ -65,13 +65,34 @@ int socket_listener_fd(const SocketListener *listener, guint i)
 
 /* ---- unix --------------------------------------------------------------- */
 
-/* A socket file of an earlier life goes away, anything else stays. */
-static bool remove_stale(const char *path, GError **errp)
+/* Does anybody listen at the socket file @un names? */
+static bool is_alive(const struct sockaddr_un *un)
 {
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    bool alive;
+
+    if (fd < 0) {
+        return false;
+    }
+    /* EAGAIN: so many wait to be accepted that we may not join them */
+    alive = connect(fd, (const struct sockaddr *)un, sizeof(*un)) == 0 ||
+            errno == EAGAIN;
+    close(fd);
+    return alive;
+}
+
+/* A socket file of an earlier life goes away, anything else stays. */
+static bool remove_stale(const struct sockaddr_un *un, GError **errp)
+{
+    const char *path = un->sun_path;
     struct stat st;
 
     if (lstat(path, &st) < 0) {
         return true;
+    }
+    if (S_ISSOCK(st.st_mode) && is_alive(un)) {
+        error_setg_errno(errp, EADDRINUSE, "Failed to bind socket to %s", path);
+        return false;
     }
     if (!S_ISSOCK(st.st_mode)) {
         error_setg(errp, "Failed to bind socket to %s: %s", path,
@@ -85,7 +106,7 @@ static bool remove_stale(const char *path, GError **errp)
     return true;
 }
 
-static SocketListener *listen_unix(JsonObject *addr, GError **errp)
+static SocketListener *listen_unix(JsonObject *addr, mode_t mode, GError **errp)
 {
     g_autoptr(SocketListener) listener = listener_alloc();
     const char *path = schema_get_str(addr, "path", NULL);
@@ -106,7 +127,13 @@ static SocketListener *listen_unix(JsonObject *addr, GError **errp)
         return NULL;
     }
     listener_add(listener, fd);
-    if (!remove_stale(path, errp)) {
+    if (!remove_stale(&un, errp)) {
+        return NULL;
+    }
+    /* bind() makes the file with the socket's own mode */
+    if (fchmod(fd, mode) < 0) {
+        error_setg_errno(errp, errno, "Failed to set permissions of socket %s",
+                         path);
         return NULL;
     }
     if (bind(fd, (struct sockaddr *)&un, sizeof(un)) < 0) {
@@ -114,7 +141,8 @@ static SocketListener *listen_unix(JsonObject *addr, GError **errp)
         return NULL;
     }
     if (lstat(path, &st) == 0) {
-        listener->path = g_strdup(path);
+        /* A daemon changes its working directory later. */
+        listener->path = g_canonicalize_filename(path, NULL);
         listener->dev = st.st_dev;
         listener->ino = st.st_ino;
     }
@@ -267,10 +295,11 @@ static SocketListener *listen_inet(JsonObject *addr, GError **errp)
     return g_steal_pointer(&listener);
 }
 
-SocketListener *socket_listener_new(JsonObject *addr, GError **errp)
+SocketListener *socket_listener_new(JsonObject *addr, mode_t mode,
+                                    GError **errp)
 {
     if (g_str_equal(schema_get_str(addr, "type", ""), "unix")) {
-        return listen_unix(addr, errp);
+        return listen_unix(addr, mode, errp);
     }
     return listen_inet(addr, errp);
 }

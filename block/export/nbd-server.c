@@ -152,7 +152,7 @@ bool nbd_server_start(JsonObject *options, GError **errp)
         error_setg(errp, "NBD server already running");
         return false;
     }
-    listener = socket_listener_new(addr, errp);
+    listener = socket_listener_new(addr, 0777, errp);
     if (!listener) {
         return false;
     }

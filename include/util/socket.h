@@ -7,6 +7,7 @@
 
 #include <glib.h>
 #include <json-glib/json-glib.h>
+#include <sys/types.h>
 
 #include "util/schema.h"
 
@@ -22,11 +23,13 @@ typedef struct SocketListener SocketListener;
 
 /*
  * Listen at @addr, checked against socket_address_type. A name that stands for
- * several addresses is listened to at all of them. A socket file that nobody
- * removed is replaced; a path at which something else lies is refused. May
+ * several addresses is listened to at all of them. A socket file at which
+ * nobody listens any more is replaced; a path at which something else lies is
+ * refused. A socket file is made with permissions @mode, less the umask. May
  * wait for the resolution of a name. NULL and @errp on error.
  */
-SocketListener *socket_listener_new(JsonObject *addr, GError **errp);
+SocketListener *socket_listener_new(JsonObject *addr, mode_t mode,
+                                    GError **errp);
 /* Closes the sockets, and removes the socket file if it is still ours. */
 void socket_listener_free(SocketListener *listener);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(SocketListener, socket_listener_free)
