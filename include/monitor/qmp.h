@@ -47,7 +47,8 @@ extern const QmpEvent *const qmp_event_tables[];
 
 /*
  * Send an event to every monitor that has negotiated. Takes @data (may be
- * NULL). Any thread; never waits. Events of one thread keep their order.
+ * NULL). Any thread; never waits. Events of one thread keep their order, and
+ * those that a handler sends come before the reply to its command.
  */
 void qmp_event_send(const char *name, JsonObject *data);
 

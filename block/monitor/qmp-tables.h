@@ -1,0 +1,16 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* The tables of commands and events: one a subject. */
+#ifndef MONITOR_QMP_TABLES_H
+#define MONITOR_QMP_TABLES_H
+
+#include "monitor/qmp.h"
+
+extern const QmpCommand qmp_block_commands[];
+extern const QmpCommand qmp_control_commands[];
+extern const QmpCommand qmp_export_commands[];
+extern const QmpCommand qmp_query_block_commands[];
+extern const QmpCommand qmp_status_cache_commands[];
+
+extern const QmpEvent qmp_export_events[];
+
+#endif

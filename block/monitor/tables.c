@@ -1,0 +1,13 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* All that the monitors offer: one table a subject */
+#include "qmp-tables.h"
+
+const QmpCommand *const qmp_command_tables[] = {
+    qmp_control_commands,     qmp_block_commands,        qmp_export_commands,
+    qmp_query_block_commands, qmp_status_cache_commands, NULL,
+};
+
+const QmpEvent *const qmp_event_tables[] = {
+    qmp_export_events,
+    NULL,
+};
