@@ -47,14 +47,18 @@ const SchemaType file_create_options_type = {
         },
 };
 
-static int write_zeroes(int fd, int64_t length)
+static int write_zeroes(int fd, int64_t length, BdrvCancel *cancel)
 {
     g_autofree char *buf = g_malloc0(FULL_CHUNK);
     int64_t done = 0;
 
     while (done < length) {
-        ssize_t n = pwrite(fd, buf, MIN(FULL_CHUNK, length - done), done);
+        ssize_t n;
 
+        if (bdrv_cancelled(cancel)) {
+            return -ECANCELED;
+        }
+        n = pwrite(fd, buf, MIN(FULL_CHUNK, length - done), done);
         if (n < 0 && errno != EINTR) {
             return -errno;
         }
@@ -63,12 +67,12 @@ static int write_zeroes(int fd, int64_t length)
     return fsync(fd) < 0 ? -errno : 0;
 }
 
-static int preallocate(int fd, int64_t length, int prealloc)
+static int preallocate(int fd, int64_t length, int prealloc, BdrvCancel *cancel)
 {
     int ret = 0;
 
     if (prealloc == PREALLOC_FULL) {
-        return write_zeroes(fd, length);
+        return write_zeroes(fd, length, cancel);
     }
     if (prealloc == PREALLOC_FALLOC && length > 0) {
         do {
@@ -79,7 +83,7 @@ static int preallocate(int fd, int64_t length, int prealloc)
 }
 
 static int fill_file(int fd, const char *filename, int64_t length, int prealloc,
-                     GError **errp)
+                     BdrvCancel *cancel, GError **errp)
 {
     int ret;
 
@@ -89,7 +93,7 @@ static int fill_file(int fd, const char *filename, int64_t length, int prealloc,
                          filename, length);
         return ret;
     }
-    ret = preallocate(fd, length, prealloc);
+    ret = preallocate(fd, length, prealloc, cancel);
     if (ret < 0) {
         error_setg_errno(errp, -ret,
                          "Could not preallocate %" PRId64 " bytes for '%s'",
@@ -102,7 +106,7 @@ static int fill_file(int fd, const char *filename, int64_t length, int prealloc,
     return ret;
 }
 
-int file_create(JsonObject *options, GError **errp)
+int file_create(JsonObject *options, BdrvCancel *cancel, GError **errp)
 {
     const char *filename =
         file_strip_protocol(schema_get_str(options, "filename", NULL));
@@ -127,7 +131,7 @@ int file_create(JsonObject *options, GError **errp)
     if (status_disk_reserve(&st, filename, errp)) {
         if (image_lock_check(&lock, perm, BLK_PERM_ALL & ~BLK_PERM_RESIZE,
                              errp)) {
-            ret = fill_file(fd, filename, size, prealloc, errp);
+            ret = fill_file(fd, filename, size, prealloc, cancel, errp);
         }
         image_lock_destroy(&lock);
         status_disk_release(&st);

@@ -133,7 +133,7 @@ static int create_run(Job *job)
     int ret;
 
     job_progress_set_remaining(job, 1);
-    ret = create->drv->create(create->options, &err);
+    ret = create->drv->create(create->options, job_cancel_token(job), &err);
     job_progress_update(job, 1);
     if (ret < 0) {
         job_set_error(job, ret, "%s", err->message);

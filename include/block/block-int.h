@@ -122,9 +122,10 @@ struct BlockDriver {
     /* The status cache of this very node, referenced; or NULL. */
     StatusCache *(*get_status_cache)(BlockDriverState *bs);
 
-    /* blockdev-create: the members of its options, and the work */
+    /* blockdev-create: the members of its options, and the work, which gives
+     * up when @cancel is fired */
     const SchemaType *create_options;
-    int (*create)(JsonObject *options, GError **errp);
+    int (*create)(JsonObject *options, BdrvCancel *cancel, GError **errp);
 };
 
 struct BdrvChild {
