@@ -109,6 +109,11 @@ static int null_block_status(BlockDriverState *bs, unsigned want,
            (s->read_zeroes ? BDRV_BLOCK_ZERO : BDRV_BLOCK_DATA);
 }
 
+static void null_get_info(BlockDriverState *bs, JsonObject *image)
+{
+    json_object_set_int_member(image, "actual-size", 0);
+}
+
 static const SchemaType null_options = {
     .name = "BlockdevOptionsNull",
     .kind = SCHEMA_OBJECT,
@@ -143,4 +148,5 @@ const BlockDriver bdrv_null_co = {
     .flush = null_flush,
     .getlength = null_getlength,
     .block_status = null_block_status,
+    .get_info = null_get_info,
 };

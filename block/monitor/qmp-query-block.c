@@ -261,22 +261,21 @@ static JsonObject *image_info(BlockDriverState *bs)
     g_autofree char *filename = NULL;
     AUTO_NODE file = bdrv_get_file(bs);
 
-    if (!file) {
-        filename = g_strconcat(bdrv_driver_name(bs), "://", NULL);
+    if (has_own_options(bs)) {
+        filename = options_filename(bs);
     } else {
-        /* What lies on a file has its name, as long as it adds nothing. */
+        filename = g_strconcat(bdrv_driver_name(bs), "://", NULL);
+    }
+    json_object_set_string_member(image, "filename", filename);
+    if (file) {
         JsonObject *below = image_info(file);
 
         copy_member(image, below, "actual-size");
-        if (has_own_options(bs)) {
-            filename = options_filename(bs);
-        } else {
+        /* What lies on a file has its name, as long as it adds nothing. */
+        if (!has_own_options(bs)) {
             copy_member(image, below, "filename");
         }
         json_object_unref(below);
-    }
-    if (filename) {
-        json_object_set_string_member(image, "filename", filename);
     }
     json_object_set_string_member(image, "format", bdrv_driver_name(bs));
     json_object_set_int_member(image, "virtual-size", MAX(length, 0));
