@@ -175,6 +175,19 @@ static int inet_family(JsonObject *addr, GError **errp)
     return PF_UNSPEC;
 }
 
+/* The resolver lets numbers wrap around; names are its business. */
+static bool check_service(const char *service, GError **errp)
+{
+    guint64 port;
+
+    if (service[0] && service[strspn(service, "0123456789")] == 0 &&
+        !g_ascii_string_to_unsigned(service, 10, 0, G_MAXUINT16, &port, NULL)) {
+        error_setg(errp, "Port '%s' is not between 0 and 65535", service);
+        return false;
+    }
+    return true;
+}
+
 static void set_port(struct addrinfo *ai, uint16_t port)
 {
     if (ai->ai_family == AF_INET6) {
@@ -265,7 +278,7 @@ static SocketListener *listen_inet(JsonObject *addr, GError **errp)
     int ret, port;
 
     hints.ai_family = inet_family(addr, errp);
-    if (hints.ai_family < 0) {
+    if (hints.ai_family < 0 || !check_service(service, errp)) {
         return NULL;
     }
     ret = getaddrinfo(host[0] ? host : NULL, service, &hints, &list);

@@ -134,7 +134,10 @@ static int send_error(NbdThread *t, int ret, const char *message)
         return send_simple(t, error);
     }
     if (!message) {
-        message = g_strerror(-ret);
+        message = strerrordesc_np(-ret);
+    }
+    if (!message) {
+        message = "unknown error";
     }
     length = strlen(message);
     head = (NbdChunkError){
@@ -153,10 +156,13 @@ static int send_error(NbdThread *t, int ret, const char *message)
 /* 0, or what is wrong with the request: a negative errno and req->message */
 static int check_request(NbdConn *conn, NbdRequest *req)
 {
-    const Command *command = &commands[req->type];
+    const Command *command = NULL;
     uint16_t flags;
 
-    if (req->type >= G_N_ELEMENTS(commands) || !command->known) {
+    if (req->type < G_N_ELEMENTS(commands)) {
+        command = &commands[req->type];
+    }
+    if (!command || !command->known) {
         req->message = "unknown command";
         return -EINVAL;
     }

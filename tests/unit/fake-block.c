@@ -41,7 +41,8 @@ void fake_reset(int64_t size)
     fake.hold = false;
     memset(fake.error, 0, sizeof(fake.error));
     fake.error_from = 0;
-    fake.max_in_flight = 0;
+    fake.permits = 0;
+    fake.half = INT64_MAX;
     memset(fake.count, 0, sizeof(fake.count));
     fake.last_flags = 0;
     fake.events = g_strdup("");
@@ -55,6 +56,20 @@ void fake_hold(bool hold)
     cond_broadcast(&fake.changed);
 }
 
+void fake_let_one_pass(void)
+{
+    int before;
+
+    MUTEX_GUARD(&fake.lock);
+
+    before = fake.left;
+    fake.permits++;
+    cond_broadcast(&fake.changed);
+    while (fake.left == before) {
+        cond_wait(&fake.changed, &fake.lock);
+    }
+}
+
 void fake_wait_in_flight(int n)
 {
     MUTEX_GUARD(&fake.lock);
@@ -62,6 +77,20 @@ void fake_wait_in_flight(int n)
     while (fake.in_flight != n) {
         cond_wait(&fake.changed, &fake.lock);
     }
+}
+
+unsigned fake_count(FakeOp op)
+{
+    MUTEX_GUARD(&fake.lock);
+
+    return fake.count[op];
+}
+
+int fake_in_far_half(void)
+{
+    MUTEX_GUARD(&fake.lock);
+
+    return fake.in_far_half;
 }
 
 void fake_fail(FakeOp op, int error, int64_t from)
@@ -83,20 +112,23 @@ static int enter(BlockBackend *blk, FakeOp op, int64_t offset, int64_t bytes)
     g_assert(offset >= 0 && bytes >= 0 && bytes <= fake.size - offset);
     fake.count[op]++;
     fake.in_flight++;
-    fake.max_in_flight = MAX(fake.max_in_flight, fake.in_flight);
+    fake.in_far_half += offset >= fake.half;
     cond_broadcast(&fake.changed);
-    while (fake.hold && ret == 0) {
+    while (fake.hold && fake.permits == 0 && ret == 0) {
         ret = bdrv_wait(&fake.changed, &fake.lock, INT64_MAX, blk->cancel);
     }
+    fake.permits -= fake.permits > 0;
     if (ret == 0 && fake.error[op] && offset + bytes > fake.error_from) {
         ret = -fake.error[op];
     }
     return ret;
 }
 
-static int leave(int ret)
+static int leave(int64_t offset, int ret)
 {
     fake.in_flight--;
+    fake.in_far_half -= offset >= fake.half;
+    fake.left++;
     cond_broadcast(&fake.changed);
     mutex_unlock(&fake.lock);
     return ret;
@@ -118,7 +150,7 @@ int blk_pread(BlockBackend *blk, int64_t offset, int64_t bytes, void *buf,
     if (ret == 0) {
         memcpy(buf, fake.data + offset, bytes);
     }
-    return leave(ret);
+    return leave(offset, ret);
 }
 
 int blk_pwrite(BlockBackend *blk, int64_t offset, int64_t bytes,
@@ -131,7 +163,7 @@ int blk_pwrite(BlockBackend *blk, int64_t offset, int64_t bytes,
         memcpy(fake.data + offset, buf, bytes);
         set_status(offset, bytes, BDRV_BLOCK_DATA);
     }
-    return leave(ret);
+    return leave(offset, ret);
 }
 
 int blk_pwrite_zeroes(BlockBackend *blk, int64_t offset, int64_t bytes,
@@ -146,19 +178,19 @@ int blk_pwrite_zeroes(BlockBackend *blk, int64_t offset, int64_t bytes,
             set_status(offset, bytes, BDRV_BLOCK_ZERO);
         }
     }
-    return leave(ret);
+    return leave(offset, ret);
 }
 
 int blk_pdiscard(BlockBackend *blk, int64_t offset, int64_t bytes)
 {
     int ret = enter(blk, FAKE_DISCARD, offset, bytes);
 
-    return leave(ret);
+    return leave(offset, ret);
 }
 
 int blk_flush(BlockBackend *blk)
 {
-    return leave(enter(blk, FAKE_FLUSH, 0, 0));
+    return leave(0, enter(blk, FAKE_FLUSH, 0, 0));
 }
 
 int blk_block_status(BlockBackend *blk, int64_t offset, int64_t bytes,
@@ -176,7 +208,7 @@ int blk_block_status(BlockBackend *blk, int64_t offset, int64_t bytes,
         *pnum = MIN(end * FAKE_BLOCK - offset, bytes);
         ret |= BDRV_BLOCK_ALLOCATED;
     }
-    return leave(ret);
+    return leave(offset, ret);
 }
 
 /* ---- the rest ----------------------------------------------------------- */

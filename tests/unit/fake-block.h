@@ -35,11 +35,15 @@ typedef struct FakeDisk {
     int64_t size;
     uint8_t *status; /* BDRV_BLOCK_DATA, _ZERO per block */
 
-    bool hold;           /* requests wait in the disk until this is false */
+    bool hold;           /* requests wait in the disk until this is false, */
+    int permits;         /* or until one of so many lets them pass */
     int error[FAKE_OPS]; /* errno with which they fail; 0: they do not */
     int64_t error_from;  /* but only from this offset on */
 
-    int in_flight, max_in_flight;
+    int in_flight;
+    int left;        /* so many requests have ended */
+    int64_t half;    /* of those in flight, tell which begin here or later */
+    int in_far_half; /* so many do */
     unsigned count[FAKE_OPS];
     int last_flags; /* of the last write, zero-write */
     int backends;   /* BlockBackends there are */
@@ -50,8 +54,13 @@ extern FakeDisk fake;
 
 void fake_reset(int64_t size);
 void fake_hold(bool hold);
+/* Let one request of those that are held back pass, and wait until it has
+ * left. */
+void fake_let_one_pass(void);
 /* Wait until so many requests are in the disk. */
 void fake_wait_in_flight(int n);
+unsigned fake_count(FakeOp op);
+int fake_in_far_half(void);
 void fake_fail(FakeOp op, int error, int64_t from);
 /* Run what was given to management_queue(). */
 void fake_run_management(void);

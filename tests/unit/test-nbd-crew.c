@@ -1,0 +1,514 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Threads, limits and the life of NBD connections and exports */
+#include <check.h>
+#include <glib/gstdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "fake-block.h"
+#include "nbd-peer.h"
+#include "unit-main.h"
+#include "util/json-text.h"
+
+#define SIZE (4 << 20)
+
+static NbdLimits usual_limits;
+
+static void setup(void)
+{
+    usual_limits = nbd_limits;
+    peer_server_start(SIZE);
+}
+
+static void teardown(void)
+{
+    fake_hold(false);
+    peer_server_stop();
+    nbd_limits = usual_limits;
+}
+
+/* @n READs of 512 bytes from @offset on, with cookies 0, 1, 2... */
+static void send_reads(int fd, int n, uint64_t offset)
+{
+    for (int i = 0; i < n; i++) {
+        peer_request(fd, 0, NBD_CMD_READ, i, offset, 512);
+    }
+}
+
+/* Replies to these, each once, in any order */
+static void expect_reads(int fd, int n)
+{
+    uint8_t data[512];
+    uint64_t seen = 0, cookie;
+
+    for (int i = 0; i < n; i++) {
+        cookie = peer_simple_reply(fd, NBD_SUCCESS);
+        peer_recv(fd, data, sizeof(data));
+        ck_assert_uint_lt(cookie, n);
+        ck_assert(!(seen & UINT64_C(1) << cookie));
+        seen |= UINT64_C(1) << cookie;
+    }
+}
+
+/* ---- crews -------------------------------------------------------------- */
+
+START_TEST(test_sixteen_in_flight)
+{
+    int fd = peer_open("rw", false);
+
+    fake_hold(true);
+    send_reads(fd, 40, 0);
+    fake_wait_in_flight(16);
+    /* The next waits for one of them. */
+    fake_let_one_pass();
+    fake_wait_in_flight(16);
+    ck_assert_uint_eq(fake_count(FAKE_READ), 17);
+    fake_hold(false);
+    expect_reads(fd, 40);
+    close(fd);
+}
+END_TEST
+
+START_TEST(test_connections_at_once)
+{
+    int fds[8];
+
+    fake_hold(true);
+    for (guint i = 0; i < G_N_ELEMENTS(fds); i++) {
+        fds[i] = peer_open(i % 2 ? "ro" : "rw", false);
+        send_reads(fds[i], 16, 0);
+    }
+    fake_wait_in_flight(16 * G_N_ELEMENTS(fds));
+    fake_hold(false);
+    for (guint i = 0; i < G_N_ELEMENTS(fds); i++) {
+        expect_reads(fds[i], 16);
+        close(fds[i]);
+    }
+}
+END_TEST
+
+START_TEST(test_idle_helpers_leave)
+{
+    int fd = peer_open("rw", false);
+
+    nbd_limits.idle_us = 1000;
+    nbd_limits.helpers = 15;
+    fake_hold(true);
+    send_reads(fd, 16, 0);
+    fake_wait_in_flight(16);
+    fake_hold(false);
+    expect_reads(fd, 16);
+    /* All helpers are in this crew, until they leave it. */
+    fake_hold(true);
+    close(fd);
+    fd = peer_open("rw", false);
+    send_reads(fd, 16, 0);
+    fake_wait_in_flight(16);
+    fake_hold(false);
+    expect_reads(fd, 16);
+    close(fd);
+}
+END_TEST
+
+/* One connection has taken all helpers; another gets its share of them. */
+START_TEST(test_helpers_are_shared)
+{
+    int a, b, steps = 0;
+
+    nbd_limits.helpers = 6;
+    nbd_limits.idle_us = G_TIME_SPAN_DAY;
+    fake.half = SIZE / 2;
+    fake_hold(true);
+    a = peer_open("rw", false);
+    send_reads(a, 40, 0);
+    fake_wait_in_flight(7);
+
+    b = peer_open("rw", false);
+    send_reads(b, 40, SIZE / 2);
+    fake_wait_in_flight(8);
+    ck_assert_int_eq(fake_in_far_half(), 1);
+    /*
+     * Which request passes is not for us to choose; but while b has only one
+     * thread and a more than two, a's threads go over.
+     */
+    while (fake_in_far_half() < 4) {
+        fake_let_one_pass();
+        fake_wait_in_flight(8);
+        ck_assert_int_lt(steps++, 60);
+    }
+    ck_assert_int_eq(fake_in_far_half(), 4);
+    fake_hold(false);
+    expect_reads(a, 40);
+    expect_reads(b, 40);
+    close(a);
+    close(b);
+}
+END_TEST
+
+/* Without any helper to be had, every connection gets on. */
+START_TEST(test_no_helpers)
+{
+    int fds[4];
+
+    nbd_limits.helpers = 0;
+    fake_hold(true);
+    for (guint i = 0; i < G_N_ELEMENTS(fds); i++) {
+        fds[i] = peer_open("rw", false);
+        send_reads(fds[i], 16, 0);
+    }
+    fake_wait_in_flight(G_N_ELEMENTS(fds));
+    fake_hold(false);
+    for (guint i = 0; i < G_N_ELEMENTS(fds); i++) {
+        expect_reads(fds[i], 16);
+        close(fds[i]);
+    }
+}
+END_TEST
+
+/* ---- difficult clients -------------------------------------------------- */
+
+START_TEST(test_client_vanishes)
+{
+    int fd = peer_open("rw", true);
+    uint8_t half[2048] = { 0 };
+
+    fake_hold(true);
+    send_reads(fd, 5, 0);
+    peer_request(fd, 0, NBD_CMD_WRITE, 9, 0, 4096);
+    peer_send(fd, half, sizeof(half));
+    fake_wait_in_flight(5);
+    close(fd);
+    fake_hold(false);
+    nbd_conn_wait_all();
+    /* Half a WRITE is none. */
+    ck_assert_uint_eq(fake.count[FAKE_WRITE], 0);
+}
+END_TEST
+
+/* A client that takes no replies holds up nobody else. */
+START_TEST(test_client_does_not_read)
+{
+    int deaf = peer_open("rw", true), fd;
+
+    for (int i = 0; i < 32; i++) {
+        peer_request(deaf, 0, NBD_CMD_READ, i, 0, SIZE);
+    }
+    fd = peer_open("rw", false);
+    for (int i = 0; i < 4; i++) {
+        send_reads(fd, 16, 0);
+        expect_reads(fd, 16);
+    }
+    close(fd);
+    /* teardown() stops the server while the deaf one is there. */
+}
+END_TEST
+
+START_TEST(test_noise)
+{
+    g_autoptr(GRand) rand = g_rand_new_with_seed(7);
+
+    for (int i = 0; i < 300; i++) {
+        int fd = peer_open("rw", i % 2);
+
+        for (int j = g_rand_int_range(rand, 1, 6); j > 0; j--) {
+            NbdRequestHeader head = {
+                .magic = GUINT32_TO_BE(NBD_REQUEST_MAGIC),
+                .flags = GUINT16_TO_BE(g_rand_int_range(rand, 0, 64)),
+                .type = GUINT16_TO_BE(g_rand_int_range(rand, 0, 10)),
+                .cookie = j,
+                .offset = GUINT64_TO_BE(g_rand_int_range(rand, 0, SIZE + 99)),
+                .length = GUINT32_TO_BE(g_rand_int_range(rand, 0, 9000)),
+            };
+
+            (void)!send(fd, &head, sizeof(head), MSG_NOSIGNAL);
+        }
+        close(fd);
+    }
+    nbd_conn_wait_all();
+}
+END_TEST
+
+/* ---- exports ------------------------------------------------------------ */
+
+static const char *query(void)
+{
+    static char *text;
+    g_autoptr(JsonNode) node = json_node_new(JSON_NODE_ARRAY);
+    GString *out = g_string_new(NULL);
+
+    g_free(text);
+    json_node_take_array(node, block_export_query());
+    json_text_append(out, node, false);
+    text = g_string_free(out, FALSE);
+    return text;
+}
+
+START_TEST(test_export_options)
+{
+    g_autofree char *name = g_strnfill(4097, 'x');
+    g_autofree char *description = g_strdup_printf(
+        "{\"type\": \"nbd\", \"id\": \"e\", \"name\": \"e\", \"description\": "
+        "\"%s\", \"node-name\": \"disk0\"}",
+        name);
+    g_autofree char *long_name =
+        g_strdup_printf("{\"type\": \"nbd\", \"id\": \"e\", \"name\": \"%s\","
+                        " \"node-name\": \"disk0\"}",
+                        name);
+    g_autofree char *head = g_strndup(name, 64);
+    g_autofree char *name_error = g_strdup_printf(
+        "export name '%s...' is too long: 4097 bytes, at most 4096", head);
+    g_autofree char *description_error = g_strdup_printf(
+        "description '%s...' is too long: 4097 bytes, at most 4096", head);
+
+    peer_export_add("{\"type\": \"nbd\", \"id\": \"e0\", \"name\": \"other\","
+                    " \"node-name\": \"disk0\"}",
+                    "Block export id 'e0' is already in use");
+    peer_export_add("{\"type\": \"nbd\", \"id\": \"e\", \"name\": \"rw\","
+                    " \"node-name\": \"disk0\"}",
+                    "NBD server already has export named 'rw'");
+    peer_export_add("{\"type\": \"nbd\", \"id\": \"0e\","
+                    " \"node-name\": \"disk0\"}",
+                    "Invalid block export id '0e'");
+    peer_export_add("{\"type\": \"nbd\", \"id\": \"a/b\","
+                    " \"node-name\": \"disk0\"}",
+                    "Invalid block export id 'a/b'");
+    peer_export_add("{\"type\": \"nbd\", \"id\": \"e\","
+                    " \"node-name\": \"disk1\"}",
+                    "Cannot find device='' nor node-name='disk1'");
+    peer_export_add("{\"type\": \"fuse\", \"id\": \"e\","
+                    " \"node-name\": \"disk0\"}",
+                    "Parameter 'type' does not accept value 'fuse'");
+    peer_export_add("{\"type\": \"nbd\", \"id\": \"e\", \"iothread\": \"t\","
+                    " \"node-name\": \"disk0\"}",
+                    "Parameter 'iothread' is unexpected");
+    peer_export_add("{\"type\": \"nbd\", \"id\": \"e\", \"bitmaps\": [],"
+                    " \"node-name\": \"disk0\"}",
+                    "Parameter 'bitmaps' is unexpected");
+    peer_export_add(long_name, name_error);
+    peer_export_add(description, description_error);
+    ck_assert_int_eq(fake.backends, 2);
+    /* The node's name is the default. */
+    peer_export_add("{\"type\": \"nbd\", \"id\": \"e.2_x-Y\","
+                    " \"node-name\": \"disk0\"}",
+                    NULL);
+    close(peer_open("disk0", true));
+    ck_assert_str_eq(
+        query(),
+        "[{\"id\": \"e0\", \"type\": \"nbd\", \"node-name\": \"disk0\", "
+        "\"shutting-down\": false}, "
+        "{\"id\": \"e1\", \"type\": \"nbd\", \"node-name\": \"disk0\", "
+        "\"shutting-down\": false}, "
+        "{\"id\": \"e.2_x-Y\", \"type\": \"nbd\", \"node-name\": \"disk0\", "
+        "\"shutting-down\": false}]");
+}
+END_TEST
+
+START_TEST(test_del_safe)
+{
+    g_autoptr(GError) in_use = NULL;
+    g_autoptr(GError) unknown = NULL;
+    int fd = peer_open("rw", true);
+
+    ck_assert(!block_export_del("e0", BLOCK_EXPORT_SAFE, &in_use));
+    ck_assert_str_eq(in_use->message, "export 'e0' still in use");
+    ck_assert(!block_export_del("e9", BLOCK_EXPORT_SAFE, &unknown));
+    ck_assert_str_eq(unknown->message, "Export 'e9' is not found");
+    ck_assert(block_export_del("e1", BLOCK_EXPORT_SAFE, NULL));
+    ck_assert_str_eq(fake.events, "BLOCK_EXPORT_DELETED e1\n");
+
+    close(fd);
+    nbd_conn_wait_all();
+    ck_assert(block_export_del("e0", BLOCK_EXPORT_SAFE, NULL));
+    ck_assert_str_eq(query(), "[]");
+}
+END_TEST
+
+/* Clients are thrown out; the export goes when the last has left. */
+START_TEST(test_del_hard)
+{
+    g_autoptr(GError) err = NULL;
+    int fd = peer_open("rw", true), other = peer_open("ro", false);
+
+    ck_assert(block_export_del("e0", BLOCK_EXPORT_HARD, NULL));
+    peer_expect_eof(fd);
+    fake_wait_management();
+    ck_assert_str_eq(fake.events, "BLOCK_EXPORT_DELETED e0\n");
+    /* The other export's client is still there. */
+    send_reads(other, 1, 0);
+    expect_reads(other, 1);
+    close(other);
+    fd = peer_connect();
+    peer_client_flags(fd, NBD_FLAG_FIXED_NEWSTYLE);
+    peer_simple_option(fd, NBD_OPT_GO, "\0\0\0\2rw\0\0", 8,
+                       NBD_REP_ERR_UNKNOWN);
+    close(fd);
+}
+END_TEST
+
+/* Requests that wait somewhere are told to give up. */
+START_TEST(test_del_hard_in_flight)
+{
+    g_autoptr(GError) err = NULL;
+    int fd = peer_open("rw", true);
+
+    fake_hold(true);
+    send_reads(fd, 8, 0);
+    fake_wait_in_flight(8);
+    ck_assert(block_export_del("e0", BLOCK_EXPORT_HARD, NULL));
+    fake_wait_management();
+    ck_assert_str_eq(fake.events, "BLOCK_EXPORT_DELETED e0\n");
+    close(fd);
+}
+END_TEST
+
+START_TEST(test_stop_in_flight)
+{
+    int fd = peer_open("rw", true), early = peer_connect();
+
+    fake_hold(true);
+    send_reads(fd, 8, 0);
+    fake_wait_in_flight(8);
+    fake_hold(false);
+    nbd_server_stop();
+    ck_assert_str_eq(query(), "[]");
+    ck_assert_str_eq(fake.events,
+                     "BLOCK_EXPORT_DELETED e0\nBLOCK_EXPORT_DELETED e1\n");
+    peer_export_add("{\"type\": \"nbd\", \"id\": \"e\","
+                    " \"node-name\": \"disk0\"}",
+                    "NBD server not running");
+    close(fd);
+    close(early);
+}
+END_TEST
+
+/* ---- the listener ------------------------------------------------------- */
+
+static void iterate(void)
+{
+    while (g_main_context_iteration(NULL, FALSE)) {
+    }
+}
+
+static bool start(const char *text, GError **errp)
+{
+    g_autoptr(JsonNode) node = json_text_parse(text, strlen(text), NULL);
+
+    ck_assert(node != NULL);
+    return schema_check(&nbd_server_options_type, node, "", false, errp) &&
+           nbd_server_start(json_node_get_object(node), errp);
+}
+
+static int connect_unix(const char *path)
+{
+    struct sockaddr_un addr = { .sun_family = AF_UNIX };
+    int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+
+    ck_assert_int_ge(fd, 0);
+    g_strlcpy(addr.sun_path, path, sizeof(addr.sun_path));
+    ck_assert_int_eq(connect(fd, (struct sockaddr *)&addr, sizeof(addr)), 0);
+    return fd;
+}
+
+START_TEST(test_start_errors)
+{
+    static const struct {
+        const char *options;
+        const char *error;
+    } cases[] = {
+        { "{}", "Parameter 'addr' is missing" },
+        { "{'addr': {'type': 'fd', 'str': '7'}}",
+          "Parameter 'addr.type' does not accept value 'fd'" },
+        { "{'addr': {'type': 'unix'}}", "Parameter 'addr.path' is missing" },
+        { "{'addr': {'type': 'unix', 'path': 'x'}, 'tls-creds': 'x'}",
+          "Parameter 'tls-creds' is unexpected" },
+        { "{'addr': {'type': 'unix', 'path': '/nonexistent/x'}}",
+          "Failed to bind socket to /nonexistent/x: No such file or "
+          "directory" },
+        { "{'addr': {'type': 'unix', 'path': 'x'},"
+          " 'max-connections': 4294967296}",
+          "Parameter 'max-connections' is out of range" },
+    };
+
+    g_autoptr(GError) running = NULL;
+
+    ck_assert(!start("{'addr': {'type': 'unix', 'path': 'x'}}", &running));
+    ck_assert_str_eq(running->message, "NBD server already running");
+    nbd_server_stop();
+    for (guint i = 0; i < G_N_ELEMENTS(cases); i++) {
+        g_autoptr(GError) err = NULL;
+
+        ck_assert_msg(!start(cases[i].options, &err), "%s", cases[i].options);
+        ck_assert_str_eq(err->message, cases[i].error);
+        ck_assert(!nbd_server_is_running());
+    }
+}
+END_TEST
+
+START_TEST(test_max_connections)
+{
+    g_autofree char *dir = g_dir_make_tmp("test-nbd-XXXXXX", NULL);
+    g_autofree char *path = g_build_filename(dir, "s", NULL);
+    g_autofree char *options = g_strdup_printf(
+        "{'addr': {'type': 'unix', 'path': '%s'}, 'max-connections': 2}", path);
+    int fds[3];
+    char greeting[18];
+    struct stat st;
+
+    nbd_server_stop();
+    ck_assert(start(options, NULL));
+    for (int i = 0; i < 3; i++) {
+        fds[i] = connect_unix(path);
+    }
+    iterate();
+    ck_assert_uint_eq(nbd_conn_count(), 2);
+    peer_recv(fds[0], greeting, sizeof(greeting));
+    peer_recv(fds[1], greeting, sizeof(greeting));
+    ck_assert_int_lt(recv(fds[2], greeting, 1, MSG_DONTWAIT), 0);
+    /* One leaves, the next comes in. */
+    close(fds[0]);
+    while (recv(fds[2], greeting, sizeof(greeting), MSG_DONTWAIT) < 0) {
+        g_main_context_iteration(NULL, FALSE);
+    }
+    close(fds[1]);
+    close(fds[2]);
+    nbd_server_stop();
+    ck_assert_int_lt(stat(path, &st), 0);
+    g_rmdir(dir);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *s = suite_create("nbd-crew");
+    TCase *crews = tcase_create("crews");
+    TCase *exports = tcase_create("exports");
+    TCase *server = tcase_create("server");
+
+    tcase_add_checked_fixture(crews, setup, teardown);
+    tcase_add_test(crews, test_sixteen_in_flight);
+    tcase_add_test(crews, test_connections_at_once);
+    tcase_add_test(crews, test_idle_helpers_leave);
+    tcase_add_test(crews, test_helpers_are_shared);
+    tcase_add_test(crews, test_no_helpers);
+    tcase_add_test(crews, test_client_vanishes);
+    tcase_add_test(crews, test_client_does_not_read);
+    tcase_add_test(crews, test_noise);
+    suite_add_tcase(s, crews);
+
+    tcase_add_checked_fixture(exports, setup, teardown);
+    tcase_add_test(exports, test_export_options);
+    tcase_add_test(exports, test_del_safe);
+    tcase_add_test(exports, test_del_hard);
+    tcase_add_test(exports, test_del_hard_in_flight);
+    tcase_add_test(exports, test_stop_in_flight);
+    suite_add_tcase(s, exports);
+
+    tcase_add_checked_fixture(server, setup, teardown);
+    tcase_add_test(server, test_start_errors);
+    tcase_add_test(server, test_max_connections);
+    suite_add_tcase(s, server);
+    return unit_main(s);
+}
