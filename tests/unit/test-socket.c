@@ -28,7 +28,7 @@ static SocketListener *listen_at(const char *text, GError **errp)
     if (!schema_check(&socket_address_type, node, "addr", false, errp)) {
         return NULL;
     }
-    return socket_listener_new(json_node_get_object(node), errp);
+    return socket_listener_new(json_node_get_object(node), 0600, errp);
 }
 
 static void expect_error(const char *text, const char *error)
@@ -129,6 +129,8 @@ START_TEST(test_unix)
         g_strdup_printf("Failed to bind socket to %s: a file that is no "
                         "socket is in the way",
                         path);
+    g_autofree char *in_use = g_strdup_printf(
+        "Failed to bind socket to %s: Address already in use", path);
     SocketListener *listener;
     struct stat st;
 
@@ -136,6 +138,9 @@ START_TEST(test_unix)
     ck_assert(listener != NULL);
     ck_assert_uint_eq(socket_listener_count(listener), 1);
     ck_assert_int_eq(connect_unix(path), 0);
+    ck_assert_int_eq(stat(path, &st), 0);
+    ck_assert_int_eq(st.st_mode & 0777, 0600);
+    expect_error(text, in_use);
     /* It goes with the listener; one left behind by a crash is replaced. */
     ck_assert_int_eq(link(path, kept), 0);
     socket_listener_free(listener);
