@@ -368,8 +368,9 @@ END_TEST
 #define ASSERT_REFUSED(n, ...)                                                 \
     do {                                                                       \
         g_autoptr(GError) err = NULL;                                          \
+        g_autofree char *expected = g_strdup_printf(__VA_ARGS__);              \
         ck_assert(!try_attach(n, "b", path, true, STATUS_CACHE_ON, &err));     \
-        ck_assert_str_eq(err->message, g_strdup_printf(__VA_ARGS__));          \
+        ck_assert_str_eq(err->message, expected);                              \
         drop_refused(n);                                                       \
         memset(n, 0, sizeof(*(n)));                                            \
     } while (0)
