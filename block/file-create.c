@@ -47,7 +47,7 @@ const SchemaType file_create_options_type = {
         },
 };
 
-static int write_zeroes(int fd, int64_t length, BdrvCancel *cancel)
+static int write_zeroes(int fd, int64_t length, const BdrvStop *stop)
 {
     g_autofree char *buf = g_malloc0(FULL_CHUNK);
     int64_t done = 0;
@@ -55,7 +55,7 @@ static int write_zeroes(int fd, int64_t length, BdrvCancel *cancel)
     while (done < length) {
         ssize_t n;
 
-        if (bdrv_cancelled(cancel)) {
+        if (bdrv_should_stop(stop)) {
             return -ECANCELED;
         }
         n = pwrite(fd, buf, MIN(FULL_CHUNK, length - done), done);
@@ -67,12 +67,13 @@ static int write_zeroes(int fd, int64_t length, BdrvCancel *cancel)
     return fsync(fd) < 0 ? -errno : 0;
 }
 
-static int preallocate(int fd, int64_t length, int prealloc, BdrvCancel *cancel)
+static int preallocate(int fd, int64_t length, int prealloc,
+                       const BdrvStop *stop)
 {
     int ret = 0;
 
     if (prealloc == PREALLOC_FULL) {
-        return write_zeroes(fd, length, cancel);
+        return write_zeroes(fd, length, stop);
     }
     if (prealloc == PREALLOC_FALLOC && length > 0) {
         do {
@@ -83,7 +84,7 @@ static int preallocate(int fd, int64_t length, int prealloc, BdrvCancel *cancel)
 }
 
 static int fill_file(int fd, const char *filename, int64_t length, int prealloc,
-                     BdrvCancel *cancel, GError **errp)
+                     const BdrvStop *stop, GError **errp)
 {
     int ret;
 
@@ -93,7 +94,7 @@ static int fill_file(int fd, const char *filename, int64_t length, int prealloc,
                          filename, length);
         return ret;
     }
-    ret = preallocate(fd, length, prealloc, cancel);
+    ret = preallocate(fd, length, prealloc, stop);
     if (ret < 0) {
         error_setg_errno(errp, -ret,
                          "Could not preallocate %" PRId64 " bytes for '%s'",
@@ -106,7 +107,7 @@ static int fill_file(int fd, const char *filename, int64_t length, int prealloc,
     return ret;
 }
 
-int file_create(JsonObject *options, BdrvCancel *cancel, GError **errp)
+int file_create(JsonObject *options, const BdrvStop *stop, GError **errp)
 {
     const char *filename =
         file_strip_protocol(schema_get_str(options, "filename", NULL));
@@ -131,7 +132,7 @@ int file_create(JsonObject *options, BdrvCancel *cancel, GError **errp)
     if (status_disk_reserve(&st, filename, errp)) {
         if (image_lock_check(&lock, perm, BLK_PERM_ALL & ~BLK_PERM_RESIZE,
                              errp)) {
-            ret = fill_file(fd, filename, size, prealloc, cancel, errp);
+            ret = fill_file(fd, filename, size, prealloc, stop, errp);
         }
         image_lock_destroy(&lock);
         status_disk_release(&st);

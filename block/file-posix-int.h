@@ -95,7 +95,7 @@ int file_pdiscard(BlockDriverState *bs, int64_t offset, int64_t bytes);
 
 /* file-create.c */
 extern const SchemaType file_create_options_type;
-int file_create(JsonObject *options, BdrvCancel *cancel, GError **errp);
+int file_create(JsonObject *options, const BdrvStop *stop, GError **errp);
 
 /* file-align.c: request_alignment and mem_alignment of direct I/O on @fd */
 void file_find_alignment(int fd, int64_t length, BlockLimits *limits);

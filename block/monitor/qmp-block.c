@@ -126,14 +126,20 @@ typedef struct CreateJob {
     JsonObject *options;
 } CreateJob;
 
+static bool create_cancelled(void *opaque)
+{
+    return job_is_cancelled(opaque);
+}
+
 static int create_run(Job *job)
 {
+    const BdrvStop stop = { create_cancelled, job };
     CreateJob *create = job_opaque(job);
     g_autoptr(GError) err = NULL;
     int ret;
 
     job_progress_set_remaining(job, 1);
-    ret = create->drv->create(create->options, job_cancel_token(job), &err);
+    ret = create->drv->create(create->options, &stop, &err);
     job_progress_update(job, 1);
     if (ret < 0) {
         job_set_error(job, ret, "%s", err->message);

@@ -35,6 +35,17 @@ typedef struct BdrvChild BdrvChild;
 typedef struct RangeLock RangeLock;
 typedef struct BdrvDirtyBitmap BdrvDirtyBitmap;
 
+/* Whether long work is to be given up; NULL: never */
+typedef struct BdrvStop {
+    bool (*requested)(void *opaque);
+    void *opaque;
+} BdrvStop;
+
+static inline bool bdrv_should_stop(const BdrvStop *stop)
+{
+    return stop && stop->requested(stop->opaque);
+}
+
 struct BlockDriver {
     const char *format_name;
     BlockDriverKind kind;
@@ -122,10 +133,10 @@ struct BlockDriver {
     /* The status cache of this very node, referenced; or NULL. */
     StatusCache *(*get_status_cache)(BlockDriverState *bs);
 
-    /* blockdev-create: the members of its options, and the work, which gives
-     * up when @cancel is fired */
+    /* blockdev-create: the members of its options, and the work, which looks
+     * at @stop now and then */
     const SchemaType *create_options;
-    int (*create)(JsonObject *options, BdrvCancel *cancel, GError **errp);
+    int (*create)(JsonObject *options, const BdrvStop *stop, GError **errp);
 };
 
 struct BdrvChild {

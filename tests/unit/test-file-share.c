@@ -14,7 +14,14 @@
 /* Another process, played by a description of its own */
 static ImageLock other;
 static int other_fd;
-static BdrvCancel *cancel; /* of what is created */
+static bool stop_requested; /* of what is created */
+
+static bool should_stop(void *opaque)
+{
+    return *(bool *)opaque;
+}
+
+static const BdrvStop stop = { should_stop, &stop_requested };
 
 static void setup(void)
 {
@@ -24,7 +31,7 @@ static void setup(void)
     fill_file(0, 65536, 'x');
     other_fd = open(path, O_RDWR | O_CLOEXEC);
     image_lock_init(&other, other_fd, path, true);
-    cancel = bdrv_cancel_new();
+    stop_requested = false;
 }
 
 static void teardown(void)
@@ -32,7 +39,6 @@ static void teardown(void)
     bdrv_close_all();
     image_lock_destroy(&other);
     close(other_fd);
-    bdrv_cancel_unref(cancel);
     g_remove(path);
     g_free(path);
 }
@@ -324,7 +330,7 @@ static bool create(const char *options, GError **errp)
     node = json_from_string(text, NULL);
     ck_assert(node != NULL);
     return schema_check(drv->create_options, node, "", false, errp) &&
-           drv->create(json_node_get_object(node), cancel, errp) == 0;
+           drv->create(json_node_get_object(node), &stop, errp) == 0;
 }
 
 #define ASSERT_CREATES(options)                                                \
@@ -417,7 +423,7 @@ END_TEST
 
 START_TEST(test_create_cancelled)
 {
-    bdrv_cancel(cancel);
+    stop_requested = true;
     ASSERT_CREATE_FAILS("'size':1048576,'preallocation':'full'",
                         "Operation canceled");
     ck_assert_int_eq(file_length(), 0);
