@@ -295,7 +295,7 @@ static int64_t looks_end(const StatusQuestion *q)
         if (looks->at[i].start > end + PROBE_ISLAND) {
             break;
         }
-        end = looks->at[i].end;
+        end = MAX(end, looks->at[i].end);
     }
     return end;
 }
@@ -304,15 +304,13 @@ int status_probe_fiemap(StatusQuestion *q)
 {
     StatusProbe *p = q->probe;
     int count = q->mode == STATUS_CACHE_OFF ? UNCACHED_EXTENTS : p->max_extents;
+    uint64_t cached;
     int r;
 
     p->looks.n = 0;
     status_probe_load_looks(q);
-    if (status_probe_looked_until(p, q->start) == q->start) {
-        p->looks.n = 0;
-        if (p->gaps) {
-            status_probe_look_window(q, q->start, q->end);
-        }
+    if (p->gaps && status_probe_looked_until(p, q->start) == q->start) {
+        status_probe_look_window(q, q->start, q->end, &cached);
     }
     if (status_probe_looked_until(p, q->start) == q->start) {
         return probe_with_plan(q, count);

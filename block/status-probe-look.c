@@ -23,14 +23,17 @@
 #include "block/status-probe-int.h"
 
 #include <errno.h>
+#include <string.h>
 #include <unistd.h>
 
 #define MIN_WINDOW (INT64_C(1) << 20)
 #define FIRST_WINDOW (INT64_C(4) << 20)
 #define MAX_WINDOW (INT64_C(1) << 40)
 
-/* What is called data at a page over an unwritten extent: twice as much at each
- * next one, for there may be pages all over it */
+/*
+ * What is called data at a page over an unwritten extent; at each that follows
+ * twice as much, for there may be pages all over it
+ */
 #define MIN_SEEK_STEP (INT64_C(64) << 10)
 #define MAX_SEEK_STEP (INT64_C(1) << 20)
 
@@ -39,15 +42,26 @@
 
 /* ---- the list of looks -------------------------------------------------- */
 
+/* Where @start lies is not looked at yet. */
 static void add_look(StatusProbe *p, int64_t start, int64_t end)
 {
     ProbeLooks *looks = &p->looks;
+    int i = looks->n;
 
-    if (looks->n && looks->at[looks->n - 1].end >= start) {
-        looks->at[looks->n - 1].end = MAX(looks->at[looks->n - 1].end, end);
-    } else if (looks->n < PROBE_MAX_LOOKS) {
-        looks->at[looks->n++] = (ProbeRange){ start, end };
+    while (i > 0 && looks->at[i - 1].start > start) {
+        i--;
     }
+    if (i > 0 && looks->at[i - 1].end == start) {
+        looks->at[i - 1].end = end;
+        return;
+    }
+    if (looks->n == PROBE_MAX_LOOKS) {
+        return; /* it would have been of use, no more */
+    }
+    memmove(&looks->at[i + 1], &looks->at[i],
+            (looks->n - i) * sizeof(looks->at[0]));
+    looks->at[i] = (ProbeRange){ start, end };
+    looks->n++;
 }
 
 int64_t status_probe_looked_until(const StatusProbe *p, int64_t offset)
@@ -55,9 +69,7 @@ int64_t status_probe_looked_until(const StatusProbe *p, int64_t offset)
     int i;
 
     for (i = 0; i < p->looks.n && p->looks.at[i].start <= offset; i++) {
-        if (offset < p->looks.at[i].end) {
-            return p->looks.at[i].end;
-        }
+        offset = MAX(offset, p->looks.at[i].end);
     }
     return offset;
 }
@@ -114,7 +126,8 @@ bool status_probe_look_at(StatusQuestion *q, int64_t start, int64_t end)
     return true;
 }
 
-int64_t status_probe_look_window(StatusQuestion *q, int64_t start, int64_t end)
+int64_t status_probe_look_window(StatusQuestion *q, int64_t start, int64_t end,
+                                 uint64_t *cached)
 {
     StatusProbe *p = q->probe;
     int64_t window = MAX(p->window ? p->window : FIRST_WINDOW, q->granularity);
@@ -131,10 +144,10 @@ int64_t status_probe_look_window(StatusQuestion *q, int64_t start, int64_t end)
     } else if (bytes == window) {
         p->window = MIN(window * 2, MAX_WINDOW);
     }
-    if (pages.cached) {
-        return 0;
+    *cached = pages.cached;
+    if (!pages.cached) {
+        note_look(q, start, start + bytes);
     }
-    note_look(q, start, start + bytes);
     return bytes;
 }
 
@@ -161,12 +174,14 @@ static int64_t seek_data(StatusQuestion *q, int64_t offset)
     return data;
 }
 
-int status_probe_look_seek(StatusQuestion *q, int64_t start, int64_t end,
-                           int *calls, int64_t *done)
+/* As status_probe_look_seek(); at a page call so much data as @first_step. */
+static int look_seek(StatusQuestion *q, int64_t start, int64_t end,
+                     int64_t first_step, int *calls, int64_t *done)
 {
-    int64_t step = MAX(MIN_SEEK_STEP, q->granularity);
-    int64_t data;
+    int64_t step, data;
 
+    first_step = MAX(first_step, q->granularity);
+    step = first_step;
     *done = start;
     while (*done < end && (*done == start || *calls > 0)) {
         data = seek_data(q, *done);
@@ -178,40 +193,49 @@ int status_probe_look_seek(StatusQuestion *q, int64_t start, int64_t end,
             data = MIN(data, q->end);
             add_look(q->probe, *done, data);
             *done = data;
+            step = first_step;
         } else {
             /* Pages, or by now an extent, and nobody tells how far */
             *done = end - *done > step ? *done + step : end;
-            step = MIN(step * 2, MAX(MAX_SEEK_STEP, q->granularity));
+            step = MAX(step, MIN(step * 2, MAX_SEEK_STEP));
         }
+        *done = status_probe_looked_until(q->probe, *done);
     }
     *done = MIN(*done, end);
     return 0;
 }
 
+int status_probe_look_seek(StatusQuestion *q, int64_t start, int64_t end,
+                           int *calls, int64_t *done)
+{
+    return look_seek(q, start, end, MIN_SEEK_STEP, calls, done);
+}
+
 int status_probe_look(StatusQuestion *q, int64_t start, int64_t end, int *calls,
                       int64_t *done)
 {
-    int64_t n;
+    int64_t page_size = sysconf(_SC_PAGESIZE), step, n;
+    uint64_t cached;
     int r;
 
     *done = start;
     while (*done < end && (*done == start || *calls > 0)) {
-        n = status_probe_look_window(q, *done, end);
+        n = status_probe_look_window(q, *done, end, &cached);
         if (n == -ENOTSUP) {
             return status_probe_look_seek(q, *done, end, calls, done);
         }
         --*calls;
-        if (n > 0) {
+        if (cached) {
+            step = (int64_t)cached >= n / page_size ? n : MIN_SEEK_STEP;
+            r = look_seek(q, *done, *done + n, step, calls, done);
+            if (r < 0) {
+                return r;
+            }
+        } else {
             *done += n;
-            continue;
         }
-        n = MIN(MAX(q->probe->window, q->granularity), end - *done);
-        r = status_probe_look_seek(q, *done, *done + n, calls, done);
-        if (r < 0) {
-            return r;
-        }
-        *done =
-            MIN(MAX(*done, status_probe_looked_until(q->probe, *done)), end);
+        *done = status_probe_looked_until(q->probe, *done);
     }
+    *done = MIN(*done, end);
     return 0;
 }

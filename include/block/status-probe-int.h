@@ -146,9 +146,11 @@ int status_probe_look_seek(StatusQuestion *q, int64_t start, int64_t end,
                            int *calls, int64_t *done);
 /*
  * One cachestat(2) over a window from @start on: returns how many bytes of
- * [@start, @end) it found without pages, 0 if there were some, or -ENOTSUP.
+ * [@start, @end) that was, or -ENOTSUP, and stores in *@cached how many pages
+ * there were.
  */
-int64_t status_probe_look_window(StatusQuestion *q, int64_t start, int64_t end);
+int64_t status_probe_look_window(StatusQuestion *q, int64_t start, int64_t end,
+                                 uint64_t *cached);
 /* One look at [@start, @end), if cachestat(2) works; true: no pages. */
 bool status_probe_look_at(StatusQuestion *q, int64_t start, int64_t end);
 /* What former probes have seen at q->start and behind. */
