@@ -329,7 +329,6 @@ END_TEST
 /* Clients are thrown out; the export goes when the last has left. */
 START_TEST(test_del_hard)
 {
-    g_autoptr(GError) err = NULL;
     int fd = peer_open("rw", true), other = peer_open("ro", false);
 
     ck_assert(block_export_del("e0", BLOCK_EXPORT_HARD, NULL));
@@ -351,7 +350,6 @@ END_TEST
 /* Requests that wait somewhere are told to give up. */
 START_TEST(test_del_hard_in_flight)
 {
-    g_autoptr(GError) err = NULL;
     int fd = peer_open("rw", true);
 
     fake_hold(true);
