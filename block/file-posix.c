@@ -187,6 +187,7 @@ static bool check_regular(const char *filename, const struct stat *st,
 int file_open_regular(const char *filename, int flags, struct stat *st,
                       GError **errp)
 {
+    const char *what = flags & O_CREAT ? "create" : "open";
     int fd, err;
 
     if (stat(filename, st) == 0) {
@@ -195,7 +196,7 @@ int file_open_regular(const char *filename, int flags, struct stat *st,
         }
     } else if (errno != ENOENT || !(flags & O_CREAT)) {
         err = errno;
-        error_setg_errno(errp, err, "Could not open '%s'", filename);
+        error_setg_errno(errp, err, "Could not %s '%s'", what, filename);
         return -err;
     }
     fd = open(filename, flags | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0644);
@@ -207,7 +208,7 @@ int file_open_regular(const char *filename, int flags, struct stat *st,
                        "support cache.direct=on",
                        filename);
         } else {
-            error_setg_errno(errp, err, "Could not open '%s'", filename);
+            error_setg_errno(errp, err, "Could not %s '%s'", what, filename);
         }
         return -err;
     }
