@@ -109,29 +109,32 @@ static int driver_rw(BlockDriverState *bs, bool is_write, int64_t offset,
 
 /* ---- bouncing ----------------------------------------------------------- */
 
-static int read_block(BlockDriverState *bs, int64_t offset, uint8_t *buf)
+static int read_blocks(BlockDriverState *bs, int64_t offset, int64_t bytes,
+                       uint8_t *buf)
 {
-    int64_t align = request_alignment(bs);
-    struct iovec iov = { .iov_base = buf, .iov_len = align };
+    struct iovec iov = { .iov_base = buf, .iov_len = bytes };
 
-    return driver_rw(bs, false, offset, align, &iov, 1, 0);
+    return driver_rw(bs, false, offset, bytes, &iov, 1, 0);
 }
 
 /*
  * [@start, @end) is aligned and is to be written from @buf, where [@from, @to)
- * is going to be filled in: get the rest of its first and last block.
+ * is going to be filled in: get the rest of its first and last block. The last
+ * one is read with as many before it as the alignment of memory asks for.
  */
 static int read_edges(BlockDriverState *bs, int64_t start, int64_t end,
                       int64_t from, int64_t to, uint8_t *buf)
 {
-    int64_t last = end - request_alignment(bs);
+    int64_t align = request_alignment(bs);
+    int64_t last =
+        align_down(end - align - start, MAX(bs->limits.mem_alignment, 1));
     int ret = 0;
 
-    if (from > start) {
-        ret = read_block(bs, start, buf);
+    if (to < end) {
+        ret = read_blocks(bs, start + last, end - start - last, buf + last);
     }
-    if (ret == 0 && to < end && !(from > start && last == start)) {
-        ret = read_block(bs, last, buf + (last - start));
+    if (ret == 0 && from > start && !(to < end && last == 0)) {
+        ret = read_blocks(bs, start, align, buf);
     }
     return ret;
 }
