@@ -113,13 +113,19 @@ void blk_gate_close(BlockBackend *blk)
     }
 }
 
-void blk_gate_wait(BlockBackend *blk)
+bool blk_gate_wait(BlockBackend *blk, int64_t deadline_us)
 {
-    MUTEX_GUARD(&blk->gate_lock);
+    bool in_time = true;
 
+    MUTEX_GUARD(&blk->gate_lock);
     while (g_atomic_int_get(&blk->gate_state) & ~GATE_CLOSED) {
-        cond_wait(&blk->gate_idle, &blk->gate_lock);
+        if (!in_time) {
+            return false;
+        }
+        in_time = cond_wait_until(&blk->gate_idle, &blk->gate_lock,
+                                  deadline_us);
     }
+    return true;
 }
 
 void blk_gate_open(BlockBackend *blk)
@@ -180,7 +186,7 @@ bool blk_attach(BlockBackend *blk, BlockDriverState *bs, GError **errp)
         return false;
     }
     blk_gate_close(blk);
-    blk_gate_wait(blk);
+    blk_gate_wait(blk, INT64_MAX);
     set_root(blk, child);
     blk_gate_open(blk);
     return true;
@@ -195,7 +201,7 @@ void blk_detach(BlockBackend *blk)
         return;
     }
     blk_gate_close(blk);
-    blk_gate_wait(blk);
+    blk_gate_wait(blk, INT64_MAX);
     set_root(blk, NULL);
     bdrv_child_detach(child);
     bdrv_child_free(child);

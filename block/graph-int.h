@@ -74,7 +74,8 @@ char *bdrv_child_user(const BdrvChild *child);
 /* ---- block-backend.c ---------------------------------------------------- */
 
 void blk_gate_close(BlockBackend *blk);
-void blk_gate_wait(BlockBackend *blk);
+/* False: the deadline passed, and some request is still inside. */
+bool blk_gate_wait(BlockBackend *blk, int64_t deadline_us);
 void blk_gate_open(BlockBackend *blk);
 bool blk_is_job(BlockBackend *blk);
 const char *blk_user(BlockBackend *blk);

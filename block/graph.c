@@ -90,22 +90,34 @@ static void node_unquiesce(BlockDriverState *bs)
     }
 }
 
-static void wait_for_gates(GPtrArray *gates)
+static bool wait_for_gates(GPtrArray *gates, int64_t deadline_us)
 {
     guint i;
 
     for (i = 0; i < gates->len; i++) {
-        blk_gate_wait(gates->pdata[i]);
+        if (!blk_gate_wait(gates->pdata[i], deadline_us)) {
+            return false;
+        }
     }
+    return true;
 }
 
-void bdrv_drained_begin(BlockDriverState *bs)
+bool bdrv_try_drained_begin(BlockDriverState *bs, int64_t deadline_us)
 {
     g_autoptr(GPtrArray) gates = g_ptr_array_new();
 
     g_assert(bdrv_graph_locked());
     node_quiesce(bs, gates);
-    wait_for_gates(gates);
+    if (!wait_for_gates(gates, deadline_us)) {
+        node_unquiesce(bs);
+        return false;
+    }
+    return true;
+}
+
+void bdrv_drained_begin(BlockDriverState *bs)
+{
+    bdrv_try_drained_begin(bs, INT64_MAX);
 }
 
 void bdrv_drained_end(BlockDriverState *bs)
@@ -120,13 +132,13 @@ static void edge_quiesce(BdrvChild *c)
     if (c->blk) {
         c->quiesced = true;
         blk_gate_close(c->blk);
-        blk_gate_wait(c->blk);
+        blk_gate_wait(c->blk, INT64_MAX);
     } else {
         g_autoptr(GPtrArray) gates = g_ptr_array_new();
 
         c->quiesced = true;
         node_quiesce(c->parent, gates);
-        wait_for_gates(gates);
+        wait_for_gates(gates, INT64_MAX);
     }
 }
 

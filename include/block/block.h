@@ -122,6 +122,11 @@ GPtrArray *bdrv_all_nodes(void);
  * node is drained with it.
  */
 void bdrv_drained_begin(BlockDriverState *bs);
+/*
+ * The same, but not longer than until @deadline_us (monotonic microseconds):
+ * false, and nothing is drained, if some request did not end.
+ */
+bool bdrv_try_drained_begin(BlockDriverState *bs, int64_t deadline_us);
 void bdrv_drained_end(BlockDriverState *bs);
 
 /*
