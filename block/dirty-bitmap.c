@@ -30,6 +30,9 @@ struct BdrvDirtyBitmap {
     Mutex lock;
     SparseBitmap *bits; /* lock */
     int64_t length;     /* lock; of the disk, bytes */
+    /* bs->dirty_lock */
+    void (*notify)(void *opaque);
+    void *notify_opaque;
 };
 
 static uint64_t granules(const BdrvDirtyBitmap *bitmap, int64_t bytes)
@@ -134,6 +137,14 @@ void bdrv_release_dirty_bitmap(BlockDriverState *bs, BdrvDirtyBitmap *bitmap)
     __atomic_sub_fetch(&bs->n_dirty_bitmaps, 1, __ATOMIC_SEQ_CST);
     mutex_unlock(&bs->dirty_lock);
     dirty_bitmap_free(bitmap);
+}
+
+void bdrv_dirty_bitmap_set_notify(BlockDriverState *bs, BdrvDirtyBitmap *bitmap,
+                                  void (*func)(void *opaque), void *opaque)
+{
+    MUTEX_GUARD(&bs->dirty_lock);
+    bitmap->notify = func;
+    bitmap->notify_opaque = opaque;
 }
 
 uint32_t bdrv_dirty_bitmap_granularity(const BdrvDirtyBitmap *bitmap)
@@ -250,7 +261,12 @@ void bdrv_set_dirty(BlockDriverState *bs, int64_t offset, int64_t bytes)
     }
     MUTEX_GUARD(&bs->dirty_lock);
     for (i = 0; i < bs->dirty_bitmaps->len; i++) {
-        bdrv_set_dirty_bitmap(bs->dirty_bitmaps->pdata[i], offset, bytes);
+        BdrvDirtyBitmap *bitmap = bs->dirty_bitmaps->pdata[i];
+
+        bdrv_set_dirty_bitmap(bitmap, offset, bytes);
+        if (bitmap->notify) {
+            bitmap->notify(bitmap->notify_opaque);
+        }
     }
 }
 

@@ -24,6 +24,13 @@ BdrvDirtyBitmap *bdrv_create_dirty_bitmap(BlockDriverState *bs,
 /* Nobody else may be using @bitmap; writes to @bs may be in flight. */
 void bdrv_release_dirty_bitmap(BlockDriverState *bs, BdrvDirtyBitmap *bitmap);
 
+/*
+ * @func is called after each bdrv_set_dirty() that marked @bitmap, by the writer
+ * and inside bs->dirty_lock: it must be short, and must not wait.
+ */
+void bdrv_dirty_bitmap_set_notify(BlockDriverState *bs, BdrvDirtyBitmap *bitmap,
+                                  void (*func)(void *opaque), void *opaque);
+
 uint32_t bdrv_dirty_bitmap_granularity(const BdrvDirtyBitmap *bitmap);
 const char *bdrv_dirty_bitmap_name(const BdrvDirtyBitmap *bitmap);
 /* Bytes marked, counted in whole granules but not beyond the disk's end */
