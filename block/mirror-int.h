@@ -1,0 +1,109 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* What mirror.c (the job) and mirror-copy.c (its workers) share */
+#ifndef BLOCK_MIRROR_INT_H
+#define BLOCK_MIRROR_INT_H
+
+#include "block/block-int.h"
+#include "block/dirty-bitmap.h"
+#include "block/job.h"
+#include "util/sparse-bitmap.h"
+#include "util/thread.h"
+
+#define MIRROR_MAX_WORKERS 16
+
+/* What one worker is doing. [offset, offset + bytes) is its own meanwhile. */
+typedef struct MirrorOp {
+    int64_t offset, bytes;
+    bool zero;
+    bool drained; /* the source is: read past the gate */
+} MirrorOp;
+
+typedef struct MirrorJob MirrorJob;
+
+typedef struct MirrorWorker {
+    MirrorJob *s;
+    pthread_t thread;
+    uint8_t *buf;
+    bool active; /* s->lock: op is in flight */
+    MirrorOp op; /* s->lock for others */
+} MirrorWorker;
+
+struct MirrorJob {
+    Job *job;
+    BlockDriverState *source_bs, *target_bs, *filter;
+    BlockBackend *source, *target;
+    BdrvDirtyBitmap *dirty;
+    int64_t length;
+    int64_t granularity;
+    int64_t buf_size;  /* of all workers */
+    int64_t buf_bytes; /* of one */
+
+    MirrorWorker workers[MIRROR_MAX_WORKERS];
+    unsigned n_workers, n_started;
+
+    Mutex lock;
+    Cond pickers; /* workers that wait for their turn to pick; signal */
+    Cond picker;  /* the one whose turn it is; signal */
+    Cond quiet;   /* in_flight has become 0; broadcast */
+
+    /* lock */
+    bool picking; /* somebody's turn */
+    bool hold;    /* pick nothing */
+    bool quit;
+    bool drained; /* the source is, by us */
+    bool gather;  /* let marks gather before they are copied */
+    int starving; /* atomic too: the picker waits for marks */
+    int64_t gather_until_us;
+    int64_t
+        kick_at; /* remaining bytes from which on the job is kicked; or -1 */
+    int64_t cursor;
+    unsigned in_flight;
+    int64_t in_flight_bytes;
+    int ret; /* the first error */
+    /* Granules of the target that read as zeroes */
+    SparseBitmap *target_zero;
+
+    /* coordinator and management thread, one after the other */
+    bool target_known; /* mirror_learn_target() is done */
+    bool ready;
+    bool flushed; /* since the job is to complete */
+    int64_t retry_us, backoff_us;
+};
+
+/* What there is to do, and how it stands */
+typedef struct MirrorState {
+    int64_t remaining; /* bytes dirty or in flight */
+    int ret;
+} MirrorState;
+
+/* ---- mirror-copy.c ------------------------------------------------------ */
+
+/* s->dirty and what is above it in the struct is set. */
+void mirror_copy_init(MirrorJob *s);
+void mirror_copy_destroy(MirrorJob *s);
+/* Buffers for @s->n_workers; false and @errp if there is no memory */
+bool mirror_alloc_buffers(MirrorJob *s, GError **errp);
+/* Which parts of the target are zero as it is, as far as a few questions tell */
+void mirror_learn_target(MirrorJob *s);
+/* Once; at least one worker runs then, or -errno */
+int mirror_start_workers(MirrorJob *s);
+/*
+ * Let nothing new start, and wait for what is in flight; false if that has not
+ * ended in time. And the reverse
+ */
+bool mirror_hold(MirrorJob *s, int64_t deadline_us);
+void mirror_release(MirrorJob *s);
+/* Holds, and ends the threads. */
+void mirror_stop_workers(MirrorJob *s);
+/* With the source drained, the workers on hold: copy all that is dirty. */
+int mirror_copy_rest(MirrorJob *s);
+/* Kick the job when @remaining bytes are left or fewer (-1: never), or on
+ * error; look at the state at once. */
+void mirror_watch(MirrorJob *s, int64_t remaining, bool gather,
+                  MirrorState *state);
+
+/* ---- mirror-top.c ------------------------------------------------------- */
+
+extern const BlockDriver bdrv_mirror_top;
+
+#endif

@@ -1,0 +1,455 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The mirror job: copy a disk to another node while it is in use, follow what
+ * is written meanwhile, and let its users go on with the copy in the end.
+ *
+ * A dirty bitmap on the source says what is still to be copied; at first that
+ * is everything. The workers (mirror-copy.c) do the copying, and the
+ * coordinator watches how much is left. Once there was nothing left the job is
+ * READY and follows the writes until it is told to end.
+ *
+ * To end, it first waits until few bytes are left (buf-size at most) and flushes
+ * the target while guests go on writing. Then the management thread drains the
+ * source, and the workers copy the rest while nobody writes. If the drain takes
+ * too long, because a request of some guest hangs, or the guests have dirtied
+ * too much meanwhile, they go on and the job tries again later. So guests stand
+ * still for the time that it takes to copy two times buf-size at most, and to
+ * flush that.
+ */
+#include "block/mirror.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+#include "block/mirror-int.h"
+#include "util/error.h"
+
+/* A drain that takes longer is given up, and tried again after a while. */
+#define DRAIN_US (1 * G_USEC_PER_SEC)
+#define MIN_BACKOFF_US (1 * G_USEC_PER_SEC)
+#define MAX_BACKOFF_US (30 * G_USEC_PER_SEC)
+
+/* Of buf-size and of what one worker gets of it */
+#define BUF_ALIGN 65536
+#define MIN_REQUEST_BYTES (INT64_C(1) << 20)
+
+/* ---- the coordinator ---------------------------------------------------- */
+
+static int flush_target(MirrorJob *s)
+{
+    int ret = blk_flush(s->target);
+
+    if (ret < 0 && !job_is_cancelled(s->job)) {
+        job_report_io_error(s->job, false);
+    }
+    return ret;
+}
+
+/* The workers have come down to what was waited for. */
+static int reached(MirrorJob *s, bool *done, int64_t *deadline_us)
+{
+    int ret = 0;
+
+    if (!s->ready || !s->flushed) {
+        ret = flush_target(s);
+        s->flushed = s->ready;
+        if (ret == 0 && !s->ready) {
+            s->ready = true;
+            job_set_ready(s->job);
+        }
+        /* Guests have not waited for it: look again. */
+        *deadline_us = 0;
+    } else if (g_get_monotonic_time() < s->retry_us) {
+        *deadline_us = s->retry_us;
+    } else {
+        *done = job_may_finalize(s->job);
+    }
+    return ret;
+}
+
+static void rest(MirrorJob *s)
+{
+    mirror_hold(s, INT64_MAX);
+    job_pause_point(s->job);
+    mirror_release(s);
+}
+
+/* Until the job may be concluded: 0, or -errno */
+static int follow(MirrorJob *s)
+{
+    bool done = false;
+    int ret = 0;
+
+    while (!done && ret == 0) {
+        bool completing = s->ready && job_should_complete(s->job, NULL);
+        int64_t few = completing ? s->buf_size : s->ready ? -1 : 0;
+        int64_t deadline_us = INT64_MAX;
+        MirrorState state;
+
+        mirror_watch(s, few, s->ready && !completing, &state);
+        if (job_is_cancelled(s->job)) {
+            ret = -ECANCELED;
+        } else if (state.ret < 0) {
+            ret = state.ret;
+        } else if (job_wants_pause(s->job)) {
+            rest(s);
+            continue;
+        } else if (state.remaining <= few) {
+            ret = reached(s, &done, &deadline_us);
+        }
+        if (!done && ret == 0) {
+            job_wait(s->job, deadline_us);
+        }
+    }
+    return ret;
+}
+
+static int mirror_run(Job *job)
+{
+    MirrorJob *s = job_opaque(job);
+    int ret;
+
+    if (!s->target_known) {
+        mirror_learn_target(s);
+        s->target_known = true;
+    }
+    ret = mirror_start_workers(s);
+    if (ret < 0) {
+        job_set_error(job, ret, "Could not start threads: %s",
+                      g_strerror(-ret));
+    } else {
+        mirror_release(s);
+        ret = follow(s);
+    }
+    if (ret < 0) {
+        mirror_stop_workers(s);
+    }
+    return ret;
+}
+
+/* ---- the end ------------------------------------------------------------ */
+
+static int try_again(MirrorJob *s, int64_t wait_us)
+{
+    s->flushed = false;
+    s->retry_us = g_get_monotonic_time() + wait_us;
+    return JOB_AGAIN;
+}
+
+/* All users of the source go on with the target. */
+static int pivot(MirrorJob *s, GError **errp)
+{
+    if (!blk_set_perm(s->target, 0, BLK_PERM_ALL, errp) ||
+        !bdrv_replace_node(s->filter, s->target_bs, errp)) {
+        return -EPERM;
+    }
+    return 0;
+}
+
+/* With the source drained */
+static int copy_rest_and_pivot(MirrorJob *s, GError **errp)
+{
+    bool soft;
+    int ret;
+
+    job_should_complete(s->job, &soft);
+    if (bdrv_get_dirty_count(s->dirty) > 2 * s->buf_size) {
+        return try_again(s, 0);
+    }
+    ret = mirror_copy_rest(s);
+    if (ret == 0) {
+        ret = flush_target(s);
+    }
+    if (ret == 0) {
+        ret = job_commit_point(s->job);
+    }
+    if (ret == 0 && !soft) {
+        ret = pivot(s, errp);
+    }
+    return ret;
+}
+
+static int mirror_prepare(Job *job, GError **errp)
+{
+    MirrorJob *s = job_opaque(job);
+    int64_t deadline_us = g_get_monotonic_time() + DRAIN_US;
+    int ret;
+
+    if (!mirror_hold(s, deadline_us) ||
+        !bdrv_try_drained_begin(s->source_bs, deadline_us)) {
+        s->backoff_us =
+            CLAMP(2 * s->backoff_us, MIN_BACKOFF_US, MAX_BACKOFF_US);
+        return try_again(s, s->backoff_us);
+    }
+    ret = copy_rest_and_pivot(s, errp);
+    bdrv_drained_end(s->source_bs);
+    return ret;
+}
+
+static void remove_filter(MirrorJob *s)
+{
+    g_autoptr(GError) err = NULL;
+
+    /* Its users need the same of the source as they needed through it. */
+    if (s->filter->file && !bdrv_remove_filter(s->filter, &err)) {
+        g_error("Could not remove node '%s': %s", bdrv_node_name(s->filter),
+                err->message);
+    }
+    bdrv_unref(s->filter);
+}
+
+static void mirror_clean(Job *job)
+{
+    MirrorJob *s = job_opaque(job);
+
+    if (s->dirty) {
+        mirror_stop_workers(s);
+        bdrv_release_dirty_bitmap(s->source_bs, s->dirty);
+        mirror_copy_destroy(s);
+    }
+    blk_free(s->source);
+    blk_free(s->target);
+    if (s->filter) {
+        remove_filter(s);
+    }
+    bdrv_unref(s->source_bs);
+    bdrv_unref(s->target_bs);
+}
+
+static const JobDriver mirror_job_driver = {
+    .type = "mirror",
+    .instance_size = sizeof(MirrorJob),
+    .block_job = true,
+    .can_complete = true,
+    .run = mirror_run,
+    .prepare = mirror_prepare,
+    .clean = mirror_clean,
+};
+
+/* ---- the start ---------------------------------------------------------- */
+
+static bool check_options(const MirrorOptions *options, GError **errp)
+{
+    int64_t granularity = options->granularity;
+
+    if (granularity != 0 && (granularity < MIRROR_MIN_GRANULARITY ||
+                             granularity > MIRROR_MAX_GRANULARITY)) {
+        error_setg(errp, "Parameter 'granularity' expects a value in range "
+                         "[512B, 64MB]");
+        return false;
+    }
+    if (granularity & (granularity - 1)) {
+        error_setg(errp, "Parameter 'granularity' expects a power of 2");
+        return false;
+    }
+    if (options->buf_size < 0) {
+        error_setg(errp, "Invalid parameter 'buf-size'");
+        return false;
+    }
+    if (options->buf_size > MIRROR_MAX_BUF_SIZE) {
+        error_setg(errp,
+                   "Parameter 'buf-size' expects at most %" PRId64
+                   ", not %" PRId64,
+                   MIRROR_MAX_BUF_SIZE, options->buf_size);
+        return false;
+    }
+    if (options->job.speed < 0) {
+        error_setg(errp, "Parameter 'speed' expects a non-negative value");
+        return false;
+    }
+    return true;
+}
+
+static bool is_root(BlockDriverState *bs)
+{
+    guint i;
+
+    for (i = 0; i < bs->parents->len; i++) {
+        const BdrvChild *c = bs->parents->pdata[i];
+
+        if (c->parent) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool check_unused(BlockDriverState *bs, GError **errp)
+{
+    g_autofree char *id = NULL;
+
+    if (job_uses_node(bs, &id)) {
+        error_setg(errp,
+                   "Node '%s' is busy: block device is in use by block job: %s",
+                   bdrv_node_name(bs), id);
+        return false;
+    }
+    return true;
+}
+
+static bool check_nodes(BlockDriverState *source, BlockDriverState *target,
+                        GError **errp)
+{
+    BlockDriverState *bs;
+    int64_t source_length, target_length;
+
+    if (source == target) {
+        error_setg(errp, "Can't mirror node into itself");
+        return false;
+    }
+    if (!is_root(source)) {
+        error_setg(errp, "Need a root block node");
+        return false;
+    }
+    if (!check_unused(source, errp) || !check_unused(target, errp)) {
+        return false;
+    }
+    for (bs = target; bs->file; bs = bs->file->bs) {
+        if (bs->file->bs == source) {
+            error_setg(errp,
+                       "Node '%s' cannot be mirrored to node '%s', which "
+                       "uses it",
+                       bdrv_node_name(source), bdrv_node_name(target));
+            return false;
+        }
+    }
+    source_length = bdrv_getlength(source);
+    target_length = bdrv_getlength(target);
+    if (source_length < 0 || target_length < 0) {
+        bs = source_length < 0 ? source : target;
+        error_setg_errno(errp, -MIN(source_length, target_length),
+                         "Could not get the length of node '%s'",
+                         bdrv_node_name(bs));
+        return false;
+    }
+    if (source_length != target_length) {
+        error_setg(errp, "Source and target image have different sizes");
+        return false;
+    }
+    return true;
+}
+
+static void set_sizes(MirrorJob *s, const MirrorOptions *options)
+{
+    int64_t buf =
+        options->buf_size ? options->buf_size : MIRROR_DEFAULT_BUF_SIZE;
+    int64_t bytes;
+
+    s->granularity = options->granularity ? options->granularity
+                                          : MIRROR_DEFAULT_GRANULARITY;
+    s->buf_size = (buf + BUF_ALIGN - 1) / BUF_ALIGN * BUF_ALIGN;
+    bytes = MAX(s->buf_size / MIRROR_MAX_WORKERS, MIN_REQUEST_BYTES);
+    bytes = MIN(bytes, s->buf_size) / BUF_ALIGN * BUF_ALIGN;
+    if (bytes > s->granularity) {
+        bytes -= bytes % s->granularity;
+    }
+    s->buf_bytes = bytes;
+    s->n_workers = MIN(s->buf_size / bytes, MIRROR_MAX_WORKERS);
+}
+
+static BlockBackend *attach(MirrorJob *s, BlockDriverState *bs, uint64_t perm,
+                            uint64_t shared, GError **errp)
+{
+    g_autofree char *user = g_strdup_printf("job '%s'", job_id(s->job));
+    BlockBackend *blk = blk_new(user, true, perm, shared);
+
+    if (!blk_attach(blk, bs, errp)) {
+        blk_free(blk);
+        return NULL;
+    }
+    job_add_blk(s->job, blk);
+    return blk;
+}
+
+/* Everything the job needs; on failure mirror_clean() undoes what was done. */
+static bool set_up(MirrorJob *s, const MirrorOptions *options, GError **errp)
+{
+    s->target =
+        attach(s, s->target_bs, BLK_PERM_WRITE, BLK_PERM_WRITE_UNCHANGED, errp);
+    if (!s->target) {
+        return false;
+    }
+    s->source = attach(s, s->source_bs, BLK_PERM_CONSISTENT_READ,
+                       BLK_PERM_ALL & ~BLK_PERM_RESIZE, errp);
+    if (!s->source) {
+        return false;
+    }
+    s->dirty =
+        bdrv_create_dirty_bitmap(s->source_bs, s->granularity, NULL, errp);
+    if (!s->dirty) {
+        return false;
+    }
+    mirror_copy_init(s);
+    if (options->target_is_zero) {
+        sparse_bitmap_set(s->target_zero, 0,
+                          sparse_bitmap_size(s->target_zero));
+        s->target_known = true;
+    }
+    if (!mirror_alloc_buffers(s, errp)) {
+        return false;
+    }
+    s->filter =
+        bdrv_new_internal(&bdrv_mirror_top, options->filter_node_name, errp);
+    if (!s->filter) {
+        return false;
+    }
+    bdrv_set_read_only(s->filter, bdrv_is_read_only(s->source_bs) &&
+                                      !s->source_bs->auto_read_only);
+    if (!bdrv_insert_filter(s->filter, s->source_bs, errp)) {
+        return false;
+    }
+    job_add_node(s->job, s->source_bs);
+    job_add_node(s->job, s->target_bs);
+    job_add_node(s->job, s->filter);
+    bdrv_set_dirty_bitmap(s->dirty, 0, s->length);
+    job_progress_set_remaining(s->job, s->length);
+    return true;
+}
+
+static bool start(const MirrorOptions *options, BlockDriverState *source,
+                  BlockDriverState *target, GError **errp)
+{
+    MirrorJob *s;
+    Job *job;
+
+    if (!check_nodes(source, target, errp)) {
+        return false;
+    }
+    job = job_create(&mirror_job_driver, &options->job, errp);
+    if (!job) {
+        return false;
+    }
+    s = job_opaque(job);
+    s->job = job;
+    s->source_bs = bdrv_ref(source);
+    s->target_bs = bdrv_ref(target);
+    s->length = bdrv_getlength(source);
+    set_sizes(s, options);
+    if (!set_up(s, options, errp)) {
+        job_abandon(job);
+        return false;
+    }
+    job_start(job);
+    return true;
+}
+
+bool mirror_start(const MirrorOptions *options, GError **errp)
+{
+    BlockDriverState *source, *target;
+    bool ok = false;
+
+    if (!check_options(options, errp)) {
+        return false;
+    }
+    source = bdrv_find_node(options->device, errp);
+    if (!source) {
+        return false;
+    }
+    target = bdrv_find_node(options->target, errp);
+    if (target) {
+        ok = start(options, source, target, errp);
+        bdrv_unref(target);
+    }
+    bdrv_unref(source);
+    return ok;
+}
