@@ -8,9 +8,11 @@
 extern const QmpCommand qmp_block_commands[];
 extern const QmpCommand qmp_control_commands[];
 extern const QmpCommand qmp_export_commands[];
+extern const QmpCommand qmp_job_commands[];
 extern const QmpCommand qmp_query_block_commands[];
 extern const QmpCommand qmp_status_cache_commands[];
 
 extern const QmpEvent qmp_export_events[];
+extern const QmpEvent qmp_job_events[];
 
 #endif

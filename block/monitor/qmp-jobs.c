@@ -1,0 +1,598 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * QMP: jobs. Verbs and queries are answered at once on the main thread; what
+ * verbs ask for is told by events.
+ */
+#include <string.h>
+
+#include "block/job.h"
+#include "block/mirror.h"
+#include "qmp-tables.h"
+
+/* ---- blockdev-mirror ---------------------------------------------------- */
+
+static const SchemaType sync_mode_type = {
+    .name = "MirrorSyncMode",
+    .kind = SCHEMA_ENUM,
+    .doc = "What to copy: \"full\", the whole disk. QEMU's \"top\" and "
+           "\"none\" are refused.",
+    .values = (const char *const[]){ "top", "full", "none", NULL },
+};
+
+static const SchemaType error_policy_type = {
+    .name = "BlockdevOnError",
+    .kind = SCHEMA_ENUM,
+    .doc = "What to do about an I/O error: \"report\", the job fails. QEMU's "
+           "other policies are refused.",
+    .values = (const char *const[]){ "report", "ignore", "enospc", "stop",
+                                     "auto", NULL },
+};
+
+static const SchemaType copy_mode_type = {
+    .name = "MirrorCopyMode",
+    .kind = SCHEMA_ENUM,
+    .doc = "When to copy what guests write: \"background\", some time after. "
+           "QEMU's \"write-blocking\" is refused.",
+    .values = (const char *const[]){ "background", "write-blocking", NULL },
+};
+
+static const SchemaType blockdev_mirror_type = {
+    .name = "q_obj_blockdev-mirror-arg",
+    .kind = SCHEMA_OBJECT,
+    .members =
+        (const SchemaMember[]){
+            { "job-id", &schema_str, .optional = true,
+              .doc = "The job's name: a letter, then letters, digits, \"-\", "
+                     "\".\" and \"_\". Nodes give jobs no name, so it is "
+                     "needed." },
+            { "device", &schema_str, .doc = "The node to copy from." },
+            { "target", &schema_str,
+              .doc = "The node to copy to, of the same size, which nobody else "
+                     "may use." },
+            { "replaces", &schema_str, .optional = true,
+              .doc = "Refused: the target replaces the device." },
+            { "sync", &sync_mode_type, .doc = "Must be \"full\"." },
+            { "speed", &schema_int, .optional = true,
+              .doc = "Bytes of data to copy in a second at most; zeroes do not "
+                     "count. Default: 0, no limit." },
+            { "granularity", &schema_int, .optional = true,
+              .doc = "Bytes that are copied if one of them was written: a "
+                     "power of two from 512 to 64 MiB. Default: 64 KiB." },
+            { "buf-size", &schema_int, .optional = true,
+              .doc = "Bytes of data in flight at most, rounded up to 64 KiB: "
+                     "16 requests share them. Up to 1 GiB; default: 16 MiB." },
+            { "on-source-error", &error_policy_type, .optional = true,
+              .doc = "Default, and the only choice: \"report\"." },
+            { "on-target-error", &error_policy_type, .optional = true,
+              .doc = "Default, and the only choice: \"report\"." },
+            { "filter-node-name", &schema_str, .optional = true,
+              .doc = "The name of the node that stands between the device and "
+                     "its users while the job runs. Default: generated." },
+            { "copy-mode", &copy_mode_type, .optional = true,
+              .doc = "Default, and the only choice: \"background\"." },
+            { "auto-finalize", &schema_bool, .optional = true,
+              .doc = "Do not wait for job-finalize. Default: true." },
+            { "auto-dismiss", &schema_bool, .optional = true,
+              .doc = "Do not wait for job-dismiss. Default: true." },
+            { "target-is-zero", &schema_bool, .optional = true,
+              .doc = "All of the target is known to read as zeroes, so that "
+                     "none need to be written there. If it is not so, the copy "
+                     "is wrong. Default: false." },
+            { NULL },
+        },
+};
+
+/* The only choice there is, by name */
+static bool check_choice(JsonObject *args, const char *name, const char *only,
+                         GError **errp)
+{
+    const char *value = schema_get_str(args, name, only);
+
+    if (strcmp(value, only)) {
+        error_setg(errp, "Parameter '%s': '%s' is not supported, only '%s'",
+                   name, value, only);
+        return false;
+    }
+    return true;
+}
+
+static JsonNode *qmp_blockdev_mirror(JsonObject *args, GError **errp)
+{
+    MirrorOptions options = {
+        .job = {
+            .id = schema_get_str(args, "job-id", NULL),
+            .speed = schema_get_int(args, "speed", 0),
+            .auto_finalize = schema_get_bool(args, "auto-finalize", true),
+            .auto_dismiss = schema_get_bool(args, "auto-dismiss", true),
+        },
+        .device = schema_get_str(args, "device", NULL),
+        .target = schema_get_str(args, "target", NULL),
+        .filter_node_name = schema_get_str(args, "filter-node-name", NULL),
+        .granularity = schema_get_int(args, "granularity", 0),
+        .buf_size = schema_get_int(args, "buf-size", 0),
+        .target_is_zero = schema_get_bool(args, "target-is-zero", false),
+    };
+
+    if (schema_has(args, "replaces")) {
+        error_setg(errp, "Parameter 'replaces' is not supported");
+        return NULL;
+    }
+    if (check_choice(args, "sync", "full", errp) &&
+        check_choice(args, "on-source-error", "report", errp) &&
+        check_choice(args, "on-target-error", "report", errp) &&
+        check_choice(args, "copy-mode", "background", errp)) {
+        mirror_start(&options, errp);
+    }
+    return NULL;
+}
+
+/* ---- verbs -------------------------------------------------------------- */
+
+static const SchemaType id_type = {
+    .name = "q_obj_job-id-arg",
+    .kind = SCHEMA_OBJECT,
+    .members =
+        (const SchemaMember[]){ { "id", &schema_str, .doc = "The job's name." },
+                                { NULL } },
+};
+
+static const SchemaType device_type = {
+    .name = "q_obj_job-device-arg",
+    .kind = SCHEMA_OBJECT,
+    .members =
+        (const SchemaMember[]){
+            { "device", &schema_str, .doc = "The job's name." }, { NULL } },
+};
+
+static const SchemaType block_job_cancel_type = {
+    .name = "q_obj_block-job-cancel-arg",
+    .kind = SCHEMA_OBJECT,
+    .members =
+        (const SchemaMember[]){
+            { "device", &schema_str, .doc = "The job's name." },
+            { "force", &schema_bool, .optional = true,
+              .doc = "Cancel a job also if it is ready or paused. "
+                     "Default: false." },
+            { NULL },
+        },
+};
+
+static const SchemaType set_speed_type = {
+    .name = "q_obj_block-job-set-speed-arg",
+    .kind = SCHEMA_OBJECT,
+    .members =
+        (const SchemaMember[]){
+            { "device", &schema_str, .doc = "The job's name." },
+            { "speed", &schema_int,
+              .doc = "Bytes in a second at most; 0: no limit." },
+            { NULL },
+        },
+};
+
+static const char *id_of(JsonObject *args)
+{
+    return schema_get_str(args, "id", NULL);
+}
+
+static const char *device_of(JsonObject *args)
+{
+    return schema_get_str(args, "device", NULL);
+}
+
+static JsonNode *qmp_job_cancel(JsonObject *args, GError **errp)
+{
+    job_verb_cancel(JOB_FAMILY_ALL, id_of(args), true, errp);
+    return NULL;
+}
+
+static JsonNode *qmp_job_complete(JsonObject *args, GError **errp)
+{
+    job_verb_complete(JOB_FAMILY_ALL, id_of(args), errp);
+    return NULL;
+}
+
+static JsonNode *qmp_job_pause(JsonObject *args, GError **errp)
+{
+    job_verb_pause(JOB_FAMILY_ALL, id_of(args), errp);
+    return NULL;
+}
+
+static JsonNode *qmp_job_resume(JsonObject *args, GError **errp)
+{
+    job_verb_resume(JOB_FAMILY_ALL, id_of(args), errp);
+    return NULL;
+}
+
+static JsonNode *qmp_job_finalize(JsonObject *args, GError **errp)
+{
+    job_verb_finalize(JOB_FAMILY_ALL, id_of(args), errp);
+    return NULL;
+}
+
+static JsonNode *qmp_job_dismiss(JsonObject *args, GError **errp)
+{
+    job_verb_dismiss(JOB_FAMILY_ALL, id_of(args), errp);
+    return NULL;
+}
+
+static JsonNode *qmp_block_job_cancel(JsonObject *args, GError **errp)
+{
+    job_verb_cancel(JOB_FAMILY_BLOCK, device_of(args),
+                    schema_get_bool(args, "force", false), errp);
+    return NULL;
+}
+
+static JsonNode *qmp_block_job_complete(JsonObject *args, GError **errp)
+{
+    job_verb_complete(JOB_FAMILY_BLOCK, device_of(args), errp);
+    return NULL;
+}
+
+static JsonNode *qmp_block_job_pause(JsonObject *args, GError **errp)
+{
+    job_verb_pause(JOB_FAMILY_BLOCK, device_of(args), errp);
+    return NULL;
+}
+
+static JsonNode *qmp_block_job_resume(JsonObject *args, GError **errp)
+{
+    job_verb_resume(JOB_FAMILY_BLOCK, device_of(args), errp);
+    return NULL;
+}
+
+static JsonNode *qmp_block_job_set_speed(JsonObject *args, GError **errp)
+{
+    job_verb_set_speed(device_of(args), schema_get_int(args, "speed", 0), errp);
+    return NULL;
+}
+
+static JsonNode *qmp_block_job_finalize(JsonObject *args, GError **errp)
+{
+    job_verb_finalize(JOB_FAMILY_BLOCK, id_of(args), errp);
+    return NULL;
+}
+
+static JsonNode *qmp_block_job_dismiss(JsonObject *args, GError **errp)
+{
+    job_verb_dismiss(JOB_FAMILY_BLOCK, id_of(args), errp);
+    return NULL;
+}
+
+/* ---- queries ------------------------------------------------------------ */
+
+static const SchemaType job_status_type = {
+    .name = "JobStatus",
+    .kind = SCHEMA_ENUM,
+    .doc = "The states of a job. \"created\"; \"running\"; \"paused\"; "
+           "\"ready\": it has caught up and goes on until job-complete or "
+           "block-job-cancel; \"standby\": ready and paused; \"waiting\": for "
+           "others to end with it; \"pending\": for job-finalize; "
+           "\"aborting\": it failed or was cancelled; \"concluded\": it has "
+           "ended and waits for job-dismiss; \"null\": it is gone.",
+    .values = job_status_names,
+};
+
+static const SchemaType job_type_type = {
+    .name = "JobType",
+    .kind = SCHEMA_ENUM,
+    .doc = "What a job does.",
+    .values = (const char *const[]){ "mirror", "create", NULL },
+};
+
+static const SchemaType job_info_type = {
+    .name = "JobInfo",
+    .kind = SCHEMA_OBJECT,
+    .doc = "A job.",
+    .members =
+        (const SchemaMember[]){
+            { "id", &schema_str, .doc = "The job's name." },
+            { "type", &job_type_type, .doc = "What it does." },
+            { "status", &job_status_type, .doc = "How it stands." },
+            { "current-progress", &schema_int,
+              .doc =
+                  "What is done; for block jobs in bytes. Never decreases." },
+            { "total-progress", &schema_int,
+              .doc = "What is done and what remains, as far as is known." },
+            { "error", &schema_str, .optional = true,
+              .doc = "Why it failed, if it did." },
+            { NULL },
+        },
+};
+
+static const SchemaType job_info_list_type = {
+    .name = "JobInfoList",
+    .kind = SCHEMA_ARRAY,
+    .element = &job_info_type,
+};
+
+static const SchemaType io_status_type = {
+    .name = "BlockDeviceIoStatus",
+    .kind = SCHEMA_ENUM,
+    .doc = "How requests fare while a job goes on.",
+    .values = (const char *const[]){ "ok", "failed", "nospace", NULL },
+};
+
+static const SchemaType block_job_info_type = {
+    .name = "BlockJobInfo",
+    .kind = SCHEMA_OBJECT,
+    .doc = "A job about block nodes.",
+    .members =
+        (const SchemaMember[]){
+            { "type", &job_type_type, .doc = "What it does." },
+            { "device", &schema_str, .doc = "The job's name." },
+            { "len", &schema_int,
+              .doc = "Bytes that are done or remain. Grows by what is written "
+                     "while the job runs." },
+            { "offset", &schema_int,
+              .doc = "Bytes that are done. Never decreases." },
+            { "busy", &schema_bool, .doc = "Requests are in flight." },
+            { "paused", &schema_bool,
+              .doc = "A pause was asked for, or has begun." },
+            { "speed", &schema_int,
+              .doc = "Bytes in a second at most; 0: no limit." },
+            { "io-status", &io_status_type,
+              .doc = "\"ok\": a job ends by its first error." },
+            { "ready", &schema_bool,
+              .doc = "It has caught up and may be completed." },
+            { "status", &job_status_type, .doc = "How it stands." },
+            { "auto-finalize", &schema_bool,
+              .doc = "It does not wait for job-finalize." },
+            { "auto-dismiss", &schema_bool,
+              .doc = "It does not wait for job-dismiss." },
+            { "error", &schema_str, .optional = true,
+              .doc = "Why it failed, if it did." },
+            { NULL },
+        },
+};
+
+static const SchemaType block_job_info_list_type = {
+    .name = "BlockJobInfoList",
+    .kind = SCHEMA_ARRAY,
+    .element = &block_job_info_type,
+};
+
+static JsonNode *qmp_query_jobs(JsonObject *args, GError **errp)
+{
+    return qmp_node_from_array(job_query());
+}
+
+static JsonNode *qmp_query_block_jobs(JsonObject *args, GError **errp)
+{
+    return qmp_node_from_array(job_query_block());
+}
+
+const QmpCommand qmp_job_commands[] = {
+    {
+        .name = "blockdev-mirror",
+        .thread = QMP_MANAGEMENT,
+        .args = &blockdev_mirror_type,
+        .doc = "Copy a node to another one while it is in use, by a job. When "
+               "it is ready (BLOCK_JOB_READY) it follows what is written; "
+               "job-complete then moves the device's users to the target, and "
+               "block-job-cancel without force ends with a consistent copy and "
+               "moves nobody. Zeroes are copied as zero-writes that may "
+               "deallocate, and not at all where the target is known to be "
+               "zero. To end, the job waits until buf-size bytes or fewer are "
+               "left and stops the device's users for the time it takes to "
+               "copy those; if they write faster than it copies, it stays "
+               "ready.",
+        .example = "{\"job-id\": \"mirror0\", \"device\": \"disk0\","
+                   " \"target\": \"copy0\", \"sync\": \"full\"}",
+        .handler = qmp_blockdev_mirror,
+    },
+    {
+        .name = "query-jobs",
+        .thread = QMP_MAIN,
+        .ret = &job_info_list_type,
+        .doc = "Show all jobs.",
+        .handler = qmp_query_jobs,
+    },
+    {
+        .name = "query-block-jobs",
+        .thread = QMP_MAIN,
+        .ret = &block_job_info_list_type,
+        .doc = "Show the jobs about block nodes.",
+        .handler = qmp_query_block_jobs,
+    },
+    {
+        .name = "job-cancel",
+        .thread = QMP_MAIN,
+        .args = &id_type,
+        .doc = "Cancel a job: what it did is not to be used.",
+        .example = "{\"id\": \"mirror0\"}",
+        .handler = qmp_job_cancel,
+    },
+    {
+        .name = "job-complete",
+        .thread = QMP_MAIN,
+        .args = &id_type,
+        .doc = "Let a job that is ready come to its end.",
+        .example = "{\"id\": \"mirror0\"}",
+        .handler = qmp_job_complete,
+    },
+    {
+        .name = "job-pause",
+        .thread = QMP_MAIN,
+        .args = &id_type,
+        .doc = "Pause a job, as soon as its requests in flight have ended.",
+        .example = "{\"id\": \"mirror0\"}",
+        .handler = qmp_job_pause,
+    },
+    {
+        .name = "job-resume",
+        .thread = QMP_MAIN,
+        .args = &id_type,
+        .doc = "Let a paused job go on.",
+        .example = "{\"id\": \"mirror0\"}",
+        .handler = qmp_job_resume,
+    },
+    {
+        .name = "job-finalize",
+        .thread = QMP_MAIN,
+        .args = &id_type,
+        .doc = "Let a pending job take its last step.",
+        .example = "{\"id\": \"mirror0\"}",
+        .handler = qmp_job_finalize,
+    },
+    {
+        .name = "job-dismiss",
+        .thread = QMP_MAIN,
+        .args = &id_type,
+        .doc = "Forget a concluded job.",
+        .example = "{\"id\": \"mirror0\"}",
+        .handler = qmp_job_dismiss,
+    },
+    {
+        .name = "block-job-cancel",
+        .thread = QMP_MAIN,
+        .args = &block_job_cancel_type,
+        .doc = "End a block job. A mirror that is ready ends with a consistent "
+               "copy (BLOCK_JOB_COMPLETED) unless force is given; all others "
+               "are cancelled (BLOCK_JOB_CANCELLED).",
+        .example = "{\"device\": \"mirror0\"}",
+        .handler = qmp_block_job_cancel,
+    },
+    {
+        .name = "block-job-complete",
+        .thread = QMP_MAIN,
+        .args = &device_type,
+        .doc = "As job-complete.",
+        .example = "{\"device\": \"mirror0\"}",
+        .handler = qmp_block_job_complete,
+    },
+    {
+        .name = "block-job-pause",
+        .thread = QMP_MAIN,
+        .args = &device_type,
+        .doc = "As job-pause.",
+        .example = "{\"device\": \"mirror0\"}",
+        .handler = qmp_block_job_pause,
+    },
+    {
+        .name = "block-job-resume",
+        .thread = QMP_MAIN,
+        .args = &device_type,
+        .doc = "As job-resume.",
+        .example = "{\"device\": \"mirror0\"}",
+        .handler = qmp_block_job_resume,
+    },
+    {
+        .name = "block-job-set-speed",
+        .thread = QMP_MAIN,
+        .args = &set_speed_type,
+        .doc = "Change how fast a job may go.",
+        .example = "{\"device\": \"mirror0\", \"speed\": 10485760}",
+        .handler = qmp_block_job_set_speed,
+    },
+    {
+        .name = "block-job-finalize",
+        .thread = QMP_MAIN,
+        .args = &id_type,
+        .doc = "As job-finalize.",
+        .example = "{\"id\": \"mirror0\"}",
+        .handler = qmp_block_job_finalize,
+    },
+    {
+        .name = "block-job-dismiss",
+        .thread = QMP_MAIN,
+        .args = &id_type,
+        .doc = "As job-dismiss.",
+        .example = "{\"id\": \"mirror0\"}",
+        .handler = qmp_block_job_dismiss,
+    },
+    { NULL },
+};
+
+/* ---- events ------------------------------------------------------------- */
+
+static const SchemaType status_change_type = {
+    .name = "q_obj_JOB_STATUS_CHANGE-arg",
+    .kind = SCHEMA_OBJECT,
+    .members =
+        (const SchemaMember[]){
+            { "id", &schema_str, .doc = "The job's name." },
+            { "status", &job_status_type, .doc = "Its state from now on." },
+            { NULL },
+        },
+};
+
+#define BLOCK_JOB_EVENT_MEMBERS                                                \
+    { "type", &job_type_type, .doc = "What the job does." },                   \
+        { "device", &schema_str, .doc = "The job's name." },                   \
+        { "len", &schema_int, .doc = "Bytes that are done or remain." },       \
+        { "offset", &schema_int, .doc = "Bytes that are done." },              \
+    {                                                                          \
+        "speed", &schema_int, .doc = "Bytes in a second at most; 0: no limit." \
+    }
+
+static const SchemaType block_job_event_type = {
+    .name = "q_obj_BLOCK_JOB_READY-arg",
+    .kind = SCHEMA_OBJECT,
+    .members = (const SchemaMember[]){ BLOCK_JOB_EVENT_MEMBERS, { NULL } },
+};
+
+static const SchemaType block_job_completed_type = {
+    .name = "q_obj_BLOCK_JOB_COMPLETED-arg",
+    .kind = SCHEMA_OBJECT,
+    .members =
+        (const SchemaMember[]){
+            BLOCK_JOB_EVENT_MEMBERS,
+            { "error", &schema_str, .optional = true,
+              .doc = "Why it failed; not there if it succeeded." },
+            { NULL },
+        },
+};
+
+static const SchemaType block_job_pending_type = {
+    .name = "q_obj_BLOCK_JOB_PENDING-arg",
+    .kind = SCHEMA_OBJECT,
+    .members =
+        (const SchemaMember[]){
+            { "type", &job_type_type, .doc = "What the job does." },
+            { "id", &schema_str, .doc = "The job's name." },
+            { NULL },
+        },
+};
+
+static const SchemaType io_operation_type = {
+    .name = "IoOperationType",
+    .kind = SCHEMA_ENUM,
+    .doc = "What failed; writes include zero-writes and flushes.",
+    .values = (const char *const[]){ "read", "write", NULL },
+};
+
+static const SchemaType error_action_type = {
+    .name = "BlockErrorAction",
+    .kind = SCHEMA_ENUM,
+    .doc = "What was done about an error: \"report\", the job fails.",
+    .values = (const char *const[]){ "ignore", "report", "stop", NULL },
+};
+
+static const SchemaType block_job_error_type = {
+    .name = "q_obj_BLOCK_JOB_ERROR-arg",
+    .kind = SCHEMA_OBJECT,
+    .members =
+        (const SchemaMember[]){
+            { "device", &schema_str, .doc = "The job's name." },
+            { "operation", &io_operation_type, .doc = "What failed." },
+            { "action", &error_action_type, .doc = "What was done about it." },
+            { NULL },
+        },
+};
+
+const QmpEvent qmp_job_events[] = {
+    { "JOB_STATUS_CHANGE", &status_change_type,
+      "A job has changed its state." },
+    { "BLOCK_JOB_READY", &block_job_event_type,
+      "A mirror has caught up: the copy is complete but for what is being "
+      "written." },
+    { "BLOCK_JOB_COMPLETED", &block_job_completed_type,
+      "A block job has ended, well or with an error." },
+    { "BLOCK_JOB_CANCELLED", &block_job_event_type,
+      "A block job was cancelled." },
+    { "BLOCK_JOB_PENDING", &block_job_pending_type,
+      "A block job waits for job-finalize." },
+    { "BLOCK_JOB_ERROR", &block_job_error_type,
+      "A request of a block job has failed." },
+    { NULL },
+};
