@@ -64,7 +64,7 @@ typedef struct FileState {
 } FileState;
 
 /* The part of [@offset, @offset + @bytes) that lies before the end of the file:
- * with O_DIRECT, requests are whole blocks and may reach beyond it. */
+ * with O_DIRECT, a write may be of whole blocks and reach beyond it. */
 static inline int64_t file_clamp(const FileState *s, int64_t offset,
                                  int64_t bytes)
 {

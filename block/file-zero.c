@@ -84,10 +84,6 @@ int file_pwrite_zeroes(BlockDriverState *bs, int64_t offset, int64_t bytes,
     StatusOp op;
     int ret;
 
-    bytes = file_clamp(s, offset, bytes);
-    if (bytes == 0) {
-        return 0;
-    }
     status_cache_zero_begin(s->cache, &op, offset, bytes, false);
     ret = write_zeroes(s, offset, bytes, flags & BDRV_REQ_MAY_UNMAP);
     status_cache_zero_end(s->cache, &op, ret == 0);
@@ -100,10 +96,6 @@ int file_pdiscard(BlockDriverState *bs, int64_t offset, int64_t bytes)
     StatusOp op;
     int ret;
 
-    bytes = file_clamp(s, offset, bytes);
-    if (bytes == 0) {
-        return 0;
-    }
     status_cache_zero_begin(s->cache, &op, offset, bytes, true);
     ret = punch_hole(s, offset, bytes);
     status_cache_zero_end(s->cache, &op, ret == 0);

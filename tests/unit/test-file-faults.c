@@ -22,7 +22,7 @@ typedef struct Fault {
 
 static Fault on_write, on_read, on_sync, on_zero_range, on_punch, on_allocate,
     on_lseek;
-static int last_write_flags;
+static int last_write_flags, last_synced_fd;
 /* Reads and writes transfer this much at most, and every second one conceals
  * some of it; 0: all */
 static size_t transfer_max, transfer_hide;
@@ -101,6 +101,7 @@ ssize_t __wrap_preadv64v2(int fd, const struct iovec *iov, int niov,
 
 int __wrap_fdatasync(int fd)
 {
+    last_synced_fd = fd;
     return fails(&on_sync) ? -1 : __real_fdatasync(fd);
 }
 
@@ -387,6 +388,10 @@ START_TEST(test_fua)
     ck_assert_int_eq(on_sync.calls, 0);
     ck_assert_int_eq(bdrv_pwrite_zeroes(node, 0, 4096, BDRV_REQ_FUA), 0);
     ck_assert_int_eq(on_sync.calls, 1);
+    /* Not the one that writes: a write with RWF_DSYNC could take the report of
+     * a failed writeback from the flush. */
+    ck_assert_int_eq(last_synced_fd, state(node)->sync_fd);
+    ck_assert_int_ne(last_synced_fd, state(node)->fd);
 }
 END_TEST
 
