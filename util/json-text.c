@@ -367,22 +367,43 @@ JsonNode *json_text_parse(const char *text, size_t len, GError **errp)
     return g_steal_pointer(&node);
 }
 
+static void append_escape(GString *out, gunichar c)
+{
+    if (c > 0xffff) {
+        c -= 0x10000;
+        g_string_append_printf(out, "\\u%04X", 0xd800 | c >> 10);
+        c = 0xdc00 | (c & 0x3ff);
+    }
+    g_string_append_printf(out, "\\u%04X", c);
+}
+
+/* Nothing but ASCII, so that no client has to know about encodings */
 static void append_string(GString *out, const char *s)
 {
     static const char from[] = "\"\\\b\f\n\r\t";
     static const char to[] = "\"\\bfnrt";
     const char *match;
+    gunichar c;
 
     g_string_append_c(out, '"');
-    for (; *s; s++) {
+    while (*s) {
         match = strchr(from, *s);
+        c = g_utf8_get_char_validated(s, -1);
         if (match) {
             g_string_append_c(out, '\\');
             g_string_append_c(out, to[match - from]);
-        } else if ((guchar)*s < ' ' || *s == 0x7f) {
-            g_string_append_printf(out, "\\u%04x", *s);
+            s++;
+        } else if (c == (gunichar)-1 || c == (gunichar)-2) {
+            /* Not UTF-8: the name of a file, perhaps */
+            append_escape(out, 0xfffd);
+            s++;
         } else {
-            g_string_append_c(out, *s);
+            if (c < ' ' || c > '~') {
+                append_escape(out, c);
+            } else {
+                g_string_append_c(out, c);
+            }
+            s = g_utf8_next_char(s);
         }
     }
     g_string_append_c(out, '"');

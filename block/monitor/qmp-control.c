@@ -71,7 +71,7 @@ static const SchemaType capability_list_type = {
 };
 
 static const SchemaType qmp_capabilities_type = {
-    .name = "QmpCapabilitiesArguments",
+    .name = "q_obj_qmp_capabilities-arg",
     .kind = SCHEMA_OBJECT,
     .members =
         (const SchemaMember[]){

@@ -3,10 +3,20 @@
  * One QMP command, from the JSON value to the line of its reply. What is
  * refused is refused in QEMU's words.
  */
+#include <math.h>
 #include <string.h>
 
 #include "monitor-int.h"
 #include "util/json-text.h"
+
+/* An integer that was too large to be kept as one: it would not come back as
+ * it was sent. */
+static bool is_inexact(JsonNode *id)
+{
+    return JSON_NODE_HOLDS_VALUE(id) &&
+           json_node_get_value_type(id) == G_TYPE_DOUBLE &&
+           fabs(json_node_get_double(id)) >= 0x1p63;
+}
 
 QmpRequest *qmp_request_new(JsonNode *input, GError *err)
 {
@@ -24,6 +34,10 @@ QmpRequest *qmp_request_new(JsonNode *input, GError *err)
     object = json_node_get_object(input);
     if (schema_has(object, "id")) {
         req->id = json_object_dup_member(object, "id");
+        if (is_inexact(req->id)) {
+            g_clear_pointer(&req->id, json_node_unref);
+            error_setg(&req->err, "QMP input member 'id' must lie below 2^63");
+        }
     }
     req->oob = schema_has(object, "exec-oob") && !schema_has(object, "execute");
     return req;

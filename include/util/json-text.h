@@ -24,7 +24,8 @@
  */
 JsonNode *json_text_parse(const char *text, size_t len, GError **errp);
 
-/* Append @node to @out: on one line, or indented by four spaces a level. */
+/* Append @node to @out, in ASCII: on one line, or indented by four spaces a
+ * level. */
 void json_text_append(GString *out, JsonNode *node, bool pretty);
 
 #endif

@@ -29,9 +29,10 @@ static const char *const round_trips[][2] = {
     { "1.5", "1.5" },
     { "-0.25e2", "-25" },
     { "\"\\u00e4\\ud83d\\ude00\\n\\\"\\\\\\/\"",
-      "\"\xc3\xa4\xf0\x9f\x98\x80\\n\\\"\\\\/\"" },
+      "\"\\u00E4\\uD83D\\uDE00\\n\\\"\\\\/\"" },
     { "'\"\\''", "\"\\\"'\"" },
-    { "\"\\u0001\\u007f\"", "\"\\u0001\\u007f\"" },
+    { "\"\\u0001\\u007f\"", "\"\\u0001\\u007F\"" },
+    { "\"\xe2\x82\xac\"", "\"\\u20AC\"" },
     { "\t\r\n0\n", "0" },
 };
 
@@ -40,6 +41,19 @@ START_TEST(test_round_trip)
     g_autofree char *out = round_trip(round_trips[_i][0], false);
 
     ck_assert_str_eq(out, round_trips[_i][1]);
+}
+END_TEST
+
+/* Strings that did not come from the parser may be anything. */
+START_TEST(test_not_utf8)
+{
+    g_autoptr(JsonNode) node = json_node_new(JSON_NODE_VALUE);
+    g_autoptr(GString) out = g_string_new(NULL);
+
+    json_node_set_string(node, "a\xff"
+                               "b\xc3");
+    json_text_append(out, node, false);
+    ck_assert_str_eq(out->str, "\"a\\uFFFDb\\uFFFD\"");
 }
 END_TEST
 
@@ -158,6 +172,7 @@ int main(void)
     TCase *tc = tcase_create("json-text");
 
     tcase_add_loop_test(tc, test_round_trip, 0, G_N_ELEMENTS(round_trips));
+    tcase_add_test(tc, test_not_utf8);
     tcase_add_test(tc, test_pretty);
     tcase_add_loop_test(tc, test_refused, 0, G_N_ELEMENTS(refused));
     tcase_add_loop_test(tc, test_nul_bytes, 0, 4);

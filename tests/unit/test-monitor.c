@@ -230,7 +230,7 @@ START_TEST(test_commands_and_errors)
         { "{\"execute\": \"echo\", \"arguments\": {\"n\": 1}, "
           "\"id\": {\"a\": [1, 2.5, null, \"\xc3\xa4\"]}}",
           "{\"return\": {\"n\": 1}, "
-          "\"id\": {\"a\": [1, 2.5, null, \"\xc3\xa4\"]}}" },
+          "\"id\": {\"a\": [1, 2.5, null, \"\\u00E4\"]}}" },
         { "{'execute': 'echo', 'id': null}", "{\"return\": {}, \"id\": null}" },
         { "{\"execute\": \"nope\", \"id\": 1}",
           "{\"id\": 1, " ERROR("CommandNotFound",
@@ -261,6 +261,10 @@ START_TEST(test_commands_and_errors)
         { "{\"execute\": \"none\", \"arguments\": {\"n\": 1}}",
           GENERIC("Parameter 'n' is unexpected") },
         { "{\"execute\": \"none\", \"arguments\": {}}", "{\"return\": {}}" },
+        { "{\"execute\": \"none\", \"id\": 9223372036854775807}",
+          "{\"return\": {}, \"id\": 9223372036854775807}" },
+        { "{\"execute\": \"none\", \"id\": 9223372036854775808}",
+          GENERIC("QMP input member 'id' must lie below 2^63") },
         { "[]", GENERIC("QMP input must be a JSON object") },
         { "1 ", GENERIC("QMP input must be a JSON object") },
         { "foo\n", GENERIC("JSON parse error, invalid keyword 'foo'") },
