@@ -24,8 +24,8 @@ typedef struct SocketChardev {
     SocketListener *listener; /* server */
     GSource *accept_source;   /* while nobody is connected */
 
-    int64_t reconnect;         /* client: seconds, 0: never */
-    GSource *reconnect_source; /* while nobody is connected */
+    int64_t reconnect;     /* client: seconds, 0: never */
+    GSource *retry_source; /* what did not succeed is tried again */
 } SocketChardev;
 
 static void clear_source(GSource **source)
@@ -40,6 +40,22 @@ static void clear_source(GSource **source)
 
 static void accept_later(SocketChardev *s);
 
+static void retry_later(SocketChardev *s, GSourceFunc func, guint seconds)
+{
+    s->retry_source = g_timeout_source_new_seconds(seconds);
+    g_source_set_callback(s->retry_source, func, s, NULL);
+    g_source_attach(s->retry_source, NULL);
+}
+
+static gboolean accept_again(gpointer opaque)
+{
+    SocketChardev *s = opaque;
+
+    clear_source(&s->retry_source);
+    accept_later(s);
+    return G_SOURCE_REMOVE;
+}
+
 static gboolean accept_client(int fd, GIOCondition condition, gpointer opaque)
 {
     SocketChardev *s = opaque;
@@ -49,7 +65,14 @@ static gboolean accept_client(int fd, GIOCondition condition, gpointer opaque)
                          SOCK_CLOEXEC | SOCK_NONBLOCK);
 
     if (client < 0) {
-        /* Gone already; or out of descriptors, of which others free some. */
+        if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED) {
+            /* Out of descriptors or memory: do not ask all the time. */
+            g_printerr("warning: chardev '%s' cannot accept a connection: "
+                       "%s\n",
+                       s->common.id, g_strerror(errno));
+            clear_source(&s->accept_source);
+            retry_later(s, accept_again, 1);
+        }
         return G_SOURCE_CONTINUE;
     }
     clear_source(&s->accept_source);
@@ -133,15 +156,8 @@ static gboolean reconnect_due(gpointer opaque)
     if (!connect_now(s, NULL)) {
         return G_SOURCE_CONTINUE;
     }
-    clear_source(&s->reconnect_source);
+    clear_source(&s->retry_source);
     return G_SOURCE_REMOVE;
-}
-
-static void reconnect_later(SocketChardev *s)
-{
-    s->reconnect_source = g_timeout_source_new_seconds(s->reconnect);
-    g_source_set_callback(s->reconnect_source, reconnect_due, s, NULL);
-    g_source_attach(s->reconnect_source, NULL);
 }
 
 static bool open_client(SocketChardev *s, JsonObject *options, GError **errp)
@@ -161,7 +177,7 @@ static bool open_client(SocketChardev *s, JsonObject *options, GError **errp)
         return connect_now(s, errp);
     }
     if (!connect_now(s, NULL)) {
-        reconnect_later(s);
+        retry_later(s, reconnect_due, s->reconnect);
     }
     return true;
 }
@@ -205,7 +221,7 @@ static void socket_disconnected(Chardev *chr)
     if (s->listener) {
         accept_later(s);
     } else if (s->reconnect) {
-        reconnect_later(s);
+        retry_later(s, reconnect_due, s->reconnect);
     }
 }
 
@@ -214,7 +230,7 @@ static void socket_close(Chardev *chr)
     SocketChardev *s = (SocketChardev *)chr;
 
     clear_source(&s->accept_source);
-    clear_source(&s->reconnect_source);
+    clear_source(&s->retry_source);
     g_clear_pointer(&s->listener, socket_listener_free);
     g_clear_pointer(&s->addr, json_object_unref);
 }

@@ -36,6 +36,7 @@ typedef struct Session {
 } Session;
 
 struct Monitor {
+    char *id; /* for messages */
     Chardev *chr;
     bool pretty;
     Session *session; /* NULL: there is no peer */
@@ -300,7 +301,7 @@ static void send_event_to(Monitor *mon, JsonNode *node)
         /* To leave events out silently would be worse: who reconnects asks
          * how things are. */
         g_printerr("warning: monitor '%s' does not read, is disconnected\n",
-                   mon->chr->id);
+                   mon->id);
         chardev_drop(mon->chr);
         return;
     }
@@ -355,6 +356,7 @@ static void monitor_free(gpointer opaque)
     Monitor *mon = opaque;
 
     chardev_detach(mon->chr);
+    g_free(mon->id);
     g_free(mon);
 }
 
@@ -410,7 +412,7 @@ const SchemaType monitor_options_type = {
         (const SchemaMember[]){
             { "chardev", &schema_str, .doc = "The chardev it speaks on." },
             { "id", &schema_str, .optional = true,
-              .doc = "Name of the monitor (default: none)." },
+              .doc = "Its name in messages (default: that of the chardev)." },
             { "mode", &monitor_mode_type, .optional = true,
               .doc = "Only control, which is the default." },
             { "pretty", &schema_bool, .optional = true,
@@ -447,6 +449,7 @@ bool monitor_add(const char *text, GError **errp)
         g_free(mon);
         return false;
     }
+    mon->id = g_strdup(schema_get_str(options, "id", chr->id));
     g_ptr_array_add(monitors, mon);
     return true;
 }

@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <glib/gstdio.h>
 #include <pthread.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -236,6 +237,36 @@ START_TEST(test_socket_replaced)
 }
 END_TEST
 
+static void talk(Client *c)
+{
+    g_free(client_line(c));
+    client_send(c, "{\"execute\": \"qmp_capabilities\"}");
+    client_expect(c, "{\"return\": {}}");
+    client_free(c);
+}
+
+/* No descriptor is left for the client; then there is one again. */
+START_TEST(test_out_of_descriptors)
+{
+    struct rlimit limit, tight;
+    Client *c;
+    int fd;
+
+    add_chardev("socket,id=c,path=@,server=on,wait=off");
+    add_monitor("c");
+    c = client_connect(path);
+    ck_assert_int_eq(getrlimit(RLIMIT_NOFILE, &limit), 0);
+    fd = dup(STDIN_FILENO);
+    close(fd);
+    tight = limit;
+    tight.rlim_cur = fd;
+    ck_assert_int_eq(setrlimit(RLIMIT_NOFILE, &tight), 0);
+    ck_assert(client_quiet(c));
+    ck_assert_int_eq(setrlimit(RLIMIT_NOFILE, &limit), 0);
+    talk(c);
+}
+END_TEST
+
 static void *connect_thread(void *opaque)
 {
     Client *c;
@@ -317,14 +348,6 @@ static Client *accept_monitor(int listener)
         g_main_context_iteration(NULL, FALSE);
     }
     return client_new(fd, fd);
-}
-
-static void talk(Client *c)
-{
-    g_free(client_line(c));
-    client_send(c, "{\"execute\": \"qmp_capabilities\"}");
-    client_expect(c, "{\"return\": {}}");
-    client_free(c);
 }
 
 START_TEST(test_connect)
@@ -464,6 +487,7 @@ int main(void)
     tcase_add_test(tc, test_living_socket);
     tcase_add_test(tc, test_other_file);
     tcase_add_test(tc, test_socket_replaced);
+    tcase_add_test(tc, test_out_of_descriptors);
     tcase_add_test(tc, test_wait_for_client);
     tcase_add_test(tc, test_wait_interrupted);
     tcase_add_test(tc, test_connect);
