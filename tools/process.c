@@ -1,0 +1,184 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* A daemon as a process: into the background, and a file that names it */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "tools/process.h"
+#include "util/error.h"
+
+/* Where the parent waits for a byte, or for the end of file; -1: no parent */
+static int parent_fd = -1;
+
+static ssize_t read_retry(int fd, void *buf, size_t len)
+{
+    ssize_t ret;
+
+    do {
+        ret = read(fd, buf, len);
+    } while (ret < 0 && errno == EINTR);
+    return ret;
+}
+
+/* The end of the process that was started: never returns. */
+static void parent_wait(int fd)
+{
+    char byte;
+
+    /* _exit(): what stdio has buffered is the child's to write, too. */
+    _exit(read_retry(fd, &byte, 1) == 1 ? EXIT_SUCCESS : EXIT_FAILURE);
+}
+
+bool process_fork(GError **errp)
+{
+    int fds[2];
+    pid_t pid;
+
+    if (pipe2(fds, O_CLOEXEC) < 0) {
+        error_setg_errno(errp, errno, "Could not create a pipe");
+        return false;
+    }
+    pid = fork();
+    if (pid < 0) {
+        error_setg_errno(errp, errno, "Could not fork");
+        close(fds[0]);
+        close(fds[1]);
+        return false;
+    }
+    if (pid > 0) {
+        close(fds[1]);
+        parent_wait(fds[0]);
+    }
+
+    /*
+     * A session of its own, but not as its leader: opening a terminal must not
+     * make it the daemon's controlling one.
+     */
+    close(fds[0]);
+    setsid();
+    pid = fork();
+    if (pid < 0) {
+        error_setg_errno(errp, errno, "Could not fork");
+        close(fds[1]);
+        return false;
+    }
+    if (pid > 0) {
+        _exit(EXIT_SUCCESS);
+    }
+    umask(027);
+    parent_fd = fds[1];
+    return true;
+}
+
+bool process_detach(GError **errp)
+{
+    ssize_t ret;
+    int fd, i;
+
+    if (parent_fd < 0) {
+        return true;
+    }
+    if (chdir("/") < 0) {
+        error_setg_errno(errp, errno, "Could not change directory to '/'");
+        return false;
+    }
+    fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+    if (fd < 0) {
+        error_setg_errno(errp, errno, "Could not open '/dev/null'");
+        return false;
+    }
+    for (i = STDIN_FILENO; i <= STDERR_FILENO; i++) {
+        dup2(fd, i);
+    }
+    if (fd > STDERR_FILENO) {
+        close(fd);
+    }
+    /* If the parent was killed meanwhile there is nobody left to tell. */
+    do {
+        ret = write(parent_fd, "", 1);
+    } while (ret < 0 && errno == EINTR);
+    close(parent_fd);
+    parent_fd = -1;
+    return true;
+}
+
+/* ---- the pid file ------------------------------------------------------- */
+
+static char *pidfile_path; /* absolute: the working directory may change */
+static int pidfile_fd = -1;
+
+static bool lock_file(int fd, GError **errp)
+{
+    struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
+
+    if (fcntl(fd, F_OFD_SETLK, &lock) < 0) {
+        error_setg_errno(errp, errno, "Cannot lock pid file");
+        return false;
+    }
+    return true;
+}
+
+/* Open and lock; -1 on error, -2 if the file was removed meanwhile */
+static int open_locked(const char *path, GError **errp)
+{
+    struct stat here, there;
+    int fd = open(path, O_CREAT | O_RDWR | O_CLOEXEC, 0600);
+
+    if (fd < 0) {
+        error_setg_errno(errp, errno, "Could not create '%s'", path);
+        return -1;
+    }
+    if (!lock_file(fd, errp)) {
+        close(fd);
+        return -1;
+    }
+    if (fstat(fd, &here) < 0) {
+        error_setg_errno(errp, errno, "Cannot stat file");
+        close(fd);
+        return -1;
+    }
+    /* Who ended between our open and our lock has removed its file. */
+    if (stat(path, &there) < 0 || here.st_dev != there.st_dev ||
+        here.st_ino != there.st_ino) {
+        close(fd);
+        return -2;
+    }
+    return fd;
+}
+
+bool pidfile_create(const char *path, GError **errp)
+{
+    g_autofree char *text = g_strdup_printf("%d\n", (int)getpid());
+    ssize_t len = strlen(text);
+    int fd;
+
+    do {
+        fd = open_locked(path, errp);
+    } while (fd == -2);
+    if (fd < 0) {
+        return false;
+    }
+    if (ftruncate(fd, 0) < 0 || pwrite(fd, text, len, 0) != len) {
+        error_setg_errno(errp, errno, "Failed to write pid file");
+        unlink(path);
+        close(fd);
+        return false;
+    }
+    /* The lock lasts as long as the descriptor. */
+    pidfile_fd = fd;
+    pidfile_path = g_canonicalize_filename(path, NULL);
+    return true;
+}
+
+void pidfile_remove(void)
+{
+    if (pidfile_fd >= 0) {
+        unlink(pidfile_path);
+        close(pidfile_fd);
+        g_clear_pointer(&pidfile_path, g_free);
+        pidfile_fd = -1;
+    }
+}
