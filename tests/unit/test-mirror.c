@@ -4,7 +4,6 @@
  * acknowledged write is lost when they move to it, and that nothing is left of
  * it whatever happens.
  */
-#include <dirent.h>
 #include <inttypes.h>
 #include <string.h>
 
@@ -25,14 +24,14 @@ static int threads_before;
 
 static int count_threads(void)
 {
-    DIR *dir = opendir("/proc/self/task");
+    GDir *dir = g_dir_open("/proc/self/task", 0, NULL);
     int n = 0;
 
     ck_assert(dir != NULL);
-    while (readdir(dir)) {
+    while (g_dir_read_name(dir)) {
         n++;
     }
-    closedir(dir);
+    g_dir_close(dir);
     return n;
 }
 
