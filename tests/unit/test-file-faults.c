@@ -8,6 +8,7 @@
 #include <linux/falloc.h>
 
 #include "file-node.h"
+#include "test-fs.h"
 #include "unit-main.h"
 
 static BlockDriverState *node;
@@ -122,8 +123,7 @@ off_t __wrap_lseek64(int fd, off_t offset, int whence)
 /* Each test runs in a process of its own, so no fault outlives it. */
 static void setup(void)
 {
-    path = g_strdup_printf("%s/seekless-faults-XXXXXX", g_get_tmp_dir());
-    close(g_mkstemp(path));
+    path = g_strdup_printf("%s/disk", test_fs[0].dir);
     make_file(MIB);
     fill_file(0, 256 * KIB, 'x');
 }
@@ -568,7 +568,9 @@ int main(void)
 {
     Suite *s = suite_create("file-faults");
     TCase *tc = tcase_create("file-faults");
+    int ret;
 
+    test_fs_set_up_plain();
     tcase_set_timeout(tc, 60);
     tcase_add_checked_fixture(tc, setup, teardown);
     tcase_add_loop_test(tc, test_short_transfers, 0, 2);
@@ -594,5 +596,7 @@ int main(void)
     tcase_add_test(tc, test_no_punch_hole);
     tcase_add_test(tc, test_create_without_space);
     suite_add_tcase(s, tc);
-    return unit_main(s);
+    ret = unit_main(s);
+    test_fs_tear_down();
+    return ret;
 }

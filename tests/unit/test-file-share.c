@@ -7,6 +7,7 @@
 #include <sys/wait.h>
 
 #include "file-node.h"
+#include "test-fs.h"
 #include "unit-main.h"
 
 #define NO_WRITE (BLK_PERM_ALL & ~BLK_PERM_WRITE)
@@ -25,8 +26,7 @@ static const BdrvStop stop = { should_stop, &stop_requested };
 
 static void setup(void)
 {
-    path = g_strdup_printf("%s/seekless-share-XXXXXX", g_get_tmp_dir());
-    close(g_mkstemp(path));
+    path = g_strdup_printf("%s/disk", test_fs[0].dir);
     make_file(MIB);
     fill_file(0, 65536, 'x');
     other_fd = open(path, O_RDWR | O_CLOEXEC);
@@ -434,7 +434,9 @@ int main(void)
 {
     Suite *s = suite_create("file-share");
     TCase *tc = tcase_create("file-share");
+    int ret;
 
+    test_fs_set_up_plain();
     tcase_set_timeout(tc, 60);
     tcase_add_checked_fixture(tc, setup, teardown);
     tcase_add_test(tc, test_permissions_are_locks);
@@ -451,5 +453,7 @@ int main(void)
     tcase_add_test(tc, test_create_no_space);
     tcase_add_test(tc, test_create_cancelled);
     suite_add_tcase(s, tc);
-    return unit_main(s);
+    ret = unit_main(s);
+    test_fs_tear_down();
+    return ret;
 }

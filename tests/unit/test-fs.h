@@ -49,7 +49,7 @@ static TestFsDir test_fs[1 + G_N_ELEMENTS(test_fs_kinds)];
 static int n_test_fs;
 static char *test_fs_top;
 
-static bool test_fs_make(const TestFs *fs)
+static inline bool test_fs_make(const TestFs *fs)
 {
     g_autofree char *program =
         fs->program ? g_find_program_in_path(fs->program) : g_strdup("");
@@ -71,17 +71,26 @@ static bool test_fs_make(const TestFs *fs)
     return true;
 }
 
-/* Before all tests: fills in test_fs and n_test_fs. */
-static void test_fs_set_up(void)
+/*
+ * Before all tests: makes the temporary directory, and nothing else. Tests that
+ * fail do not clean up, so that is left to test_fs_tear_down().
+ */
+static inline void test_fs_set_up_plain(void)
 {
-    size_t i;
-
     test_fs_top = g_dir_make_tmp("seekless-test-XXXXXX", NULL);
     g_assert(test_fs_top);
     test_fs[n_test_fs++] =
         (TestFsDir){ "the temporary directory",
                      g_strdup_printf("%s/tmp", test_fs_top) };
     g_assert(g_mkdir(test_fs[0].dir, 0755) == 0);
+}
+
+/* Before all tests: fills in test_fs and n_test_fs. */
+static inline void test_fs_set_up(void)
+{
+    size_t i;
+
+    test_fs_set_up_plain();
     if (geteuid() != 0 || unshare(CLONE_NEWNS) < 0 ||
         mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0) {
         g_printerr("may not mount: tested on the temporary directory only\n");
@@ -92,7 +101,8 @@ static void test_fs_set_up(void)
     }
 }
 
-static void test_fs_tear_down(void)
+/* After all tests */
+static inline void test_fs_tear_down(void)
 {
     g_autofree char *rm =
         g_strdup_printf("rm -rf --one-file-system %s", test_fs_top);

@@ -13,6 +13,7 @@
 
 #include "block/block.h"
 #include "block/image-lock.h"
+#include "test-fs.h"
 #include "unit-main.h"
 
 static char *path;
@@ -21,8 +22,8 @@ static ImageLock a, b;
 
 static void setup(void)
 {
-    path = g_strdup("/tmp/test-image-lock-XXXXXX");
-    fd_a = g_mkstemp(path);
+    path = g_strdup_printf("%s/disk", test_fs[0].dir);
+    fd_a = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
     ck_assert_int_ge(fd_a, 0);
     ck_assert_int_eq(ftruncate(fd_a, 1 << 20), 0);
     fd_b = open(path, O_RDWR | O_CLOEXEC);
@@ -349,7 +350,9 @@ int main(void)
 {
     Suite *s = suite_create("image-lock");
     TCase *tc = tcase_create("image-lock");
+    int ret;
 
+    test_fs_set_up_plain();
     tcase_add_checked_fixture(tc, setup, teardown);
     tcase_set_timeout(tc, 60);
     tcase_add_test(tc, test_bytes);
@@ -364,5 +367,7 @@ int main(void)
     tcase_add_test(tc, test_qemu_is_refused);
     tcase_add_test(tc, test_qemu_refuses_us);
     suite_add_tcase(s, tc);
-    return unit_main(s);
+    ret = unit_main(s);
+    test_fs_tear_down();
+    return ret;
 }

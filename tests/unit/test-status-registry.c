@@ -13,6 +13,7 @@
 
 #include "block/block.h"
 #include "block/status-registry.h"
+#include "test-fs.h"
 #include "unit-main.h"
 
 #define LENGTH (INT64_C(1) << 20)
@@ -31,8 +32,8 @@ typedef struct Node {
 
 static void setup(void)
 {
-    path = g_strdup("/tmp/test-status-registry-XXXXXX");
-    fd_other = g_mkstemp(path);
+    path = g_strdup_printf("%s/disk", test_fs[0].dir);
+    fd_other = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
     ck_assert_int_ge(fd_other, 0);
     ck_assert_int_eq(ftruncate(fd_other, LENGTH), 0);
 }
@@ -454,7 +455,9 @@ int main(void)
 {
     Suite *s = suite_create("status-registry");
     TCase *tc = tcase_create("status-registry");
+    int ret;
 
+    test_fs_set_up_plain();
     tcase_add_checked_fixture(tc, setup, teardown);
     tcase_add_test(tc, test_alone);
     tcase_add_test(tc, test_wants_less);
@@ -471,5 +474,7 @@ int main(void)
     tcase_add_test(tc, test_grown_file);
     tcase_add_test(tc, test_reserve);
     suite_add_tcase(s, tc);
-    return unit_main(s);
+    ret = unit_main(s);
+    test_fs_tear_down();
+    return ret;
 }
