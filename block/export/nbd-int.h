@@ -4,13 +4,14 @@
  *
  *   nbd-server.c     listens and accepts, on the main thread
  *   nbd-export.c     exports by name
- *   nbd-crew.c       a connection and the threads that serve it
+ *   nbd-conn.c       connections, and what they share
+ *   nbd-crew.c       the threads that serve a connection
  *   nbd-io.c         bytes in and out of a connection, request memory
  *   nbd-negotiate.c  the handshake
  *   nbd-request.c    requests and replies
  *
- * Locks, in this order: a connection's own (lock or send_lock), nbd_lock,
- * exports.lock. None is held over I/O on a disk; send_lock is held while a
+ * Locks, in this order: the server's, nbd_lock, then one of exports.lock, a
+ * connection's lock, and its send_lock. None is held over I/O on a disk; send_lock is held while a
  * reply goes into the socket.
  */
 #ifndef BLOCK_EXPORT_NBD_INT_H
@@ -46,6 +47,7 @@ typedef struct NbdLimits {
     size_t memory;        /* bytes of all buffers together */
     int64_t handshake_us; /* how long a client may take to choose an export */
     int64_t idle_us;      /* how long a helper stays without work */
+    int64_t patience_us;  /* after so long, a slow request loses the turn */
 } NbdLimits;
 extern NbdLimits nbd_limits; /* changed by nobody but tests */
 
@@ -87,9 +89,14 @@ typedef struct NbdConn {
     size_t in_start, in_end;
 
     Mutex lock;
-    bool turn_taken; /* lock: a thread reads from the socket */
-    bool called;     /* lock: an idle thread was woken to take the turn */
-    NbdThread *idle; /* lock: those that wait for the turn, latest first */
+    bool turn_taken;    /* lock: a thread reads from the socket */
+    bool called;        /* lock: an idle thread was woken to take the turn */
+    NbdThread *idle;    /* lock: those that wait for the turn, latest first */
+    NbdThread *keeper;  /* lock: has the turn, and does a request; or NULL */
+    unsigned kept;      /* atomic: counts its beginnings and ends: odd while
+                          there is one */
+    unsigned last_kept; /* nbd_lock: the watch's last look at it */
+    int score;          /* atomic: are requests done at once? */
 
     Mutex send_lock; /* a reply goes out in one piece */
 
@@ -151,7 +158,7 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(NbdExportInfo, nbd_export_info_free)
 NbdExportInfo *nbd_export_lookup(const char *name, NbdConn *conn);
 GPtrArray *nbd_export_list(void); /* of NbdExportInfo */
 
-/* ---- nbd-crew.c --------------------------------------------------------- */
+/* ---- nbd-conn.c --------------------------------------------------------- */
 
 /* Serve the client behind @fd, which is the connection's from now on. */
 bool nbd_conn_start(int fd, GError **errp);
@@ -162,6 +169,28 @@ unsigned nbd_conn_count(void);
 void nbd_conn_abort_all(NbdExport *exp);
 /* Wait until all connections have ended. */
 void nbd_conn_wait_all(void);
+
+/* For a thread of the crew, which holds no lock: */
+/* The turn was given away, and there is nobody to take it. */
+void nbd_conn_want_helper(NbdConn *conn);
+/* Between requests. True: another crew needs a thread more; the caller has left
+ * its own. */
+bool nbd_conn_yield(NbdConn *conn);
+/* There was nothing to do for a while. True: the caller has left its crew. */
+bool nbd_conn_leave_idle(NbdConn *conn);
+/* The connection ends. The last one clears up. */
+void nbd_conn_leave(NbdConn *conn);
+/* conn->keeper was set, and conn->kept changed after that. */
+void nbd_conn_wake_watch(void);
+
+/* ---- nbd-crew.c --------------------------------------------------------- */
+
+void nbd_crew_init(NbdConn *conn);
+/* The life of a thread: @opaque is its connection, which counts it already. */
+void *nbd_crew_main(void *opaque);
+/* For the watch: a request has kept the turn for too long. True: now somebody
+ * else is needed to take it. */
+bool nbd_crew_take_turn_away(NbdConn *conn);
 
 /* ---- nbd-io.c ----------------------------------------------------------- */
 

@@ -2,6 +2,7 @@
 /* Threads, limits and the life of NBD connections and exports */
 #include <check.h>
 #include <glib/gstdio.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -113,38 +114,71 @@ START_TEST(test_idle_helpers_leave)
 }
 END_TEST
 
+/* A thread that keeps the turn during a request learns that it was slow, even
+ * if nobody takes the turn from it. */
+START_TEST(test_slow_requests_in_parallel)
+{
+    int fd;
+
+    nbd_limits.patience_us = G_TIME_SPAN_DAY;
+    fake_hold(true);
+    fd = peer_open("rw", false);
+    send_reads(fd, 40, 0);
+    fake_wait_in_flight(1);
+    g_usleep(1000);
+    fake_let_one_pass();
+    fake_wait_in_flight(16);
+    fake_hold(false);
+    expect_reads(fd, 40);
+    close(fd);
+}
+END_TEST
+
+/* Let a request pass, and send another in its place. */
+static void one_step(const int fds[2], const uint64_t offsets[2])
+{
+    struct pollfd pfds[2] = { { fds[0], POLLIN, 0 }, { fds[1], POLLIN, 0 } };
+    uint8_t data[512];
+    int i;
+
+    fake_let_one_pass();
+    ck_assert_int_eq(poll(pfds, 2, -1), 1);
+    i = pfds[0].revents ? 0 : 1;
+    peer_simple_reply(fds[i], NBD_SUCCESS);
+    peer_recv(fds[i], data, sizeof(data));
+    send_reads(fds[i], 1, offsets[i]);
+    fake_wait_in_flight(8);
+}
+
 /* One connection has taken all helpers; another gets its share of them. */
 START_TEST(test_helpers_are_shared)
 {
-    int a, b, steps = 0;
+    const uint64_t offsets[] = { 0, SIZE / 2 };
+    int fds[2], steps = 0;
 
     nbd_limits.helpers = 6;
     nbd_limits.idle_us = G_TIME_SPAN_DAY;
     fake.half = SIZE / 2;
     fake_hold(true);
-    a = peer_open("rw", false);
-    send_reads(a, 40, 0);
+    fds[0] = peer_open("rw", false);
+    send_reads(fds[0], 16, offsets[0]);
     fake_wait_in_flight(7);
-
-    b = peer_open("rw", false);
-    send_reads(b, 40, SIZE / 2);
+    fds[1] = peer_open("rw", false);
+    send_reads(fds[1], 16, offsets[1]);
     fake_wait_in_flight(8);
     ck_assert_int_eq(fake_in_far_half(), 1);
-    /*
-     * Which request passes is not for us to choose; but while b has only one
-     * thread and a more than two, a's threads go over.
-     */
+    /* Threads go over one by one, as their requests end. */
     while (fake_in_far_half() < 4) {
-        fake_let_one_pass();
-        fake_wait_in_flight(8);
-        ck_assert_int_lt(steps++, 60);
+        one_step(fds, offsets);
+        ck_assert_int_lt(steps++, 1000000);
     }
-    ck_assert_int_eq(fake_in_far_half(), 4);
-    fake_hold(false);
-    expect_reads(a, 40);
-    expect_reads(b, 40);
-    close(a);
-    close(b);
+    /* And then they stay. */
+    for (int i = 0; i < 20; i++) {
+        one_step(fds, offsets);
+        ck_assert_int_eq(fake_in_far_half(), 4);
+    }
+    close(fds[0]);
+    close(fds[1]);
 }
 END_TEST
 
@@ -489,6 +523,7 @@ int main(void)
     tcase_add_test(crews, test_sixteen_in_flight);
     tcase_add_test(crews, test_connections_at_once);
     tcase_add_test(crews, test_idle_helpers_leave);
+    tcase_add_test(crews, test_slow_requests_in_parallel);
     tcase_add_test(crews, test_helpers_are_shared);
     tcase_add_test(crews, test_no_helpers);
     tcase_add_test(crews, test_client_vanishes);

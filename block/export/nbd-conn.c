@@ -1,0 +1,380 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Connections: their beginning and end, and what they share.
+ *
+ * Helpers are limited for the whole daemon. When all are taken, a connection
+ * that wants one waits in line, and a thread of a crew that is larger by two
+ * or more leaves it after its request: shares become equal, and a client that
+ * is slow to take its replies costs the others helpers, but never their last
+ * thread.
+ *
+ * The watch is a thread that looks after those who keep the turn of their
+ * connection while they do a request. It sleeps while nobody does.
+ *
+ * To hang up on a client, its socket is shut down; whoever reads from it, or
+ * comes back to do so, ends the connection. It is not closed, so that the
+ * descriptor stays ours until nobody uses it.
+ */
+#include "block/export/nbd-int.h"
+
+#include <signal.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "util/error.h"
+
+NbdLimits nbd_limits = {
+    .connections = 256,
+    .helpers = 256,
+    .crew = 16,
+    .small_buffer = 256 * 1024,
+    .kept_buffer = 2 * 1024 * 1024,
+    .memory = 512 * 1024 * 1024,
+    .handshake_us = 10 * G_USEC_PER_SEC,
+    .idle_us = 2 * G_USEC_PER_SEC,
+    .patience_us = 1000,
+};
+
+Mutex nbd_lock = MUTEX_INIT;
+
+static struct {
+    Cond ended;       /* nbd_lock: a connection has ended */
+    GQueue all;       /* nbd_lock: of NbdConn, by link */
+    GQueue waiting;   /* nbd_lock: of NbdConn, by wait_link */
+    int n_waiting;    /* nbd_lock; read without it as a hint */
+    unsigned helpers; /* nbd_lock: threads beyond the first of each */
+    bool watching;    /* nbd_lock: there is a watch */
+    Cond watch;       /* nbd_lock: it has something to do */
+    int watch_sleeps; /* atomic; nobody keeps a turn, as far as it knows */
+} conns = { .all = G_QUEUE_INIT, .waiting = G_QUEUE_INIT };
+
+static void __attribute__((constructor)) conns_init(void)
+{
+    cond_init(&conns.ended);
+    cond_init(&conns.watch);
+}
+
+/* ---- connections -------------------------------------------------------- */
+
+static NbdConn *conn_new(int fd)
+{
+    NbdConn *conn = g_new0(NbdConn, 1);
+
+    conn->fd = fd;
+    conn->cancel = bdrv_cancel_new();
+    conn->deadline = g_get_monotonic_time() + nbd_limits.handshake_us;
+    conn->link.data = conn;
+    conn->wait_link.data = conn;
+    nbd_crew_init(conn);
+    mutex_init(&conn->lock);
+    mutex_init(&conn->send_lock);
+    return conn;
+}
+
+static void conn_free(NbdConn *conn)
+{
+    close(conn->fd);
+    bdrv_cancel_unref(conn->cancel);
+    mutex_destroy(&conn->lock);
+    mutex_destroy(&conn->send_lock);
+    g_free(conn);
+}
+
+void nbd_conn_abort(NbdConn *conn)
+{
+    __atomic_store_n(&conn->hung_up, true, __ATOMIC_RELAXED);
+    shutdown(conn->fd, SHUT_RDWR);
+}
+
+unsigned nbd_conn_count(void)
+{
+    MUTEX_GUARD(&nbd_lock);
+
+    return conns.all.length;
+}
+
+void nbd_conn_abort_all(NbdExport *exp)
+{
+    MUTEX_GUARD(&nbd_lock);
+
+    for (GList *l = conns.all.head; l; l = l->next) {
+        NbdConn *conn = l->data;
+
+        if (!exp || conn->inside == exp) {
+            nbd_conn_abort(conn);
+        }
+    }
+}
+
+void nbd_conn_wait_all(void)
+{
+    MUTEX_GUARD(&nbd_lock);
+
+    while (conns.all.length > 0) {
+        bdrv_wait(&conns.ended, &nbd_lock, INT64_MAX, NULL);
+    }
+}
+
+/* ---- the share-out of helpers ------------------------------------------- */
+
+static bool spawn(void *(*run)(void *opaque), void *opaque, GError **errp)
+{
+    pthread_attr_t attr;
+    pthread_t id;
+    sigset_t all, old;
+    int r;
+
+    /* Signals are the main thread's business. */
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    pthread_attr_init(&attr);
+    pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+    r = pthread_create(&id, &attr, run, opaque);
+    pthread_attr_destroy(&attr);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    if (r != 0) {
+        error_setg_errno(errp, r, "Failed to start a thread for a client");
+        return false;
+    }
+    return true;
+}
+
+/* nbd_lock held; a thread joins @conn's crew. */
+static bool add_helper(NbdConn *conn)
+{
+    conns.helpers++;
+    __atomic_store_n(&conn->threads, conn->threads + 1, __ATOMIC_RELAXED);
+    if (!spawn(nbd_crew_main, conn, NULL)) {
+        /* Out of threads is like out of helpers, but for the waiting. */
+        conns.helpers--;
+        __atomic_store_n(&conn->threads, conn->threads - 1, __ATOMIC_RELAXED);
+        return false;
+    }
+    return true;
+}
+
+/* nbd_lock held */
+static void set_waiting(NbdConn *conn, bool waiting)
+{
+    if (waiting == conn->wants_helper) {
+        return;
+    }
+    __atomic_store_n(&conn->wants_helper, waiting, __ATOMIC_RELAXED);
+    if (waiting) {
+        g_queue_push_tail_link(&conns.waiting, &conn->wait_link);
+    } else {
+        g_queue_unlink(&conns.waiting, &conn->wait_link);
+    }
+    __atomic_store_n(&conns.n_waiting, conns.waiting.length, __ATOMIC_RELAXED);
+}
+
+/* nbd_lock held: nobody waits for the turn that was given away. */
+static void get_helper(NbdConn *conn)
+{
+    if (conn->threads >= (int)nbd_limits.crew || conn->wants_helper ||
+        bdrv_cancelled(conn->cancel)) {
+        return;
+    }
+    if (conns.helpers >= nbd_limits.helpers) {
+        set_waiting(conn, true);
+    } else {
+        add_helper(conn);
+    }
+}
+
+void nbd_conn_want_helper(NbdConn *conn)
+{
+    /* Looked at without the lock: a crew that cannot grow is a busy one. */
+    if (__atomic_load_n(&conn->threads, __ATOMIC_RELAXED) >=
+            (int)nbd_limits.crew ||
+        __atomic_load_n(&conn->wants_helper, __ATOMIC_RELAXED)) {
+        return;
+    }
+    mutex_lock(&nbd_lock);
+    get_helper(conn);
+    mutex_unlock(&nbd_lock);
+}
+
+/* nbd_lock held: the smallest of the crews that wait, the first of equals */
+static NbdConn *smallest_waiting(void)
+{
+    NbdConn *best = NULL;
+
+    for (GList *l = conns.waiting.head; l; l = l->next) {
+        NbdConn *conn = l->data;
+
+        if (!best || conn->threads < best->threads) {
+            best = conn;
+        }
+    }
+    return best;
+}
+
+/* nbd_lock held: one helper less somewhere; somebody waits for that */
+static void pass_helper(void)
+{
+    NbdConn *conn;
+
+    conns.helpers--;
+    conn = smallest_waiting();
+    if (conn) {
+        set_waiting(conn, false);
+        add_helper(conn);
+    }
+}
+
+/* nbd_lock held */
+static void leave_crew(NbdConn *conn)
+{
+    __atomic_store_n(&conn->threads, conn->threads - 1, __ATOMIC_RELAXED);
+    if (conn->threads > 0) {
+        pass_helper();
+    }
+}
+
+/* After a request: does another crew need this thread more? Then it has left
+ * its own. */
+bool nbd_conn_yield(NbdConn *conn)
+{
+    NbdConn *other;
+
+    if (!__atomic_load_n(&conns.n_waiting, __ATOMIC_RELAXED)) {
+        return false;
+    }
+
+    MUTEX_GUARD(&nbd_lock);
+
+    other = smallest_waiting();
+    if (!other || other->threads + 1 >= conn->threads) {
+        return false;
+    }
+    leave_crew(conn);
+    return true;
+}
+
+/* Without work for a while: the last one stays. */
+bool nbd_conn_leave_idle(NbdConn *conn)
+{
+    MUTEX_GUARD(&nbd_lock);
+
+    if (conn->threads == 1) {
+        return false;
+    }
+    leave_crew(conn);
+    return true;
+}
+
+/* nbd_lock held */
+static void remove_conn(NbdConn *conn)
+{
+    g_queue_unlink(&conns.all, &conn->link);
+    cond_broadcast(&conns.ended);
+    if (conns.all.length == 0) {
+        cond_broadcast(&conns.watch);
+    }
+}
+
+/* The connection ends. The last of the crew clears up. */
+void nbd_conn_leave(NbdConn *conn)
+{
+    NbdExport *exp = NULL;
+
+    mutex_lock(&nbd_lock);
+    set_waiting(conn, false);
+    leave_crew(conn);
+    if (conn->threads > 0) {
+        mutex_unlock(&nbd_lock);
+        return;
+    }
+    exp = conn->inside;
+    conn->inside = NULL;
+    mutex_unlock(&nbd_lock);
+
+    if (exp) {
+        block_export_put(&exp->common);
+    }
+    mutex_lock(&nbd_lock);
+    remove_conn(conn);
+    mutex_unlock(&nbd_lock);
+    conn_free(conn);
+    nbd_server_conn_ended();
+}
+
+/* ---- the watch ---------------------------------------------------------- */
+
+void nbd_conn_wake_watch(void)
+{
+    if (!__atomic_load_n(&conns.watch_sleeps, __ATOMIC_SEQ_CST)) {
+        return;
+    }
+    mutex_lock(&nbd_lock);
+    cond_broadcast(&conns.watch);
+    mutex_unlock(&nbd_lock);
+}
+
+/* nbd_lock held. False if no turn was kept since the last look. */
+static bool watch_look(void)
+{
+    bool busy = false;
+
+    for (GList *l = conns.all.head; l; l = l->next) {
+        NbdConn *conn = l->data;
+        unsigned kept = __atomic_load_n(&conn->kept, __ATOMIC_SEQ_CST);
+
+        busy = busy || kept % 2 == 1 || kept != conn->last_kept;
+        if (kept % 2 == 1 && kept == conn->last_kept) {
+            if (nbd_crew_take_turn_away(conn)) {
+                get_helper(conn);
+            }
+        }
+        conn->last_kept = kept;
+    }
+    return busy;
+}
+
+/* As long as there are connections */
+static void *watch_main(void *opaque)
+{
+    int64_t deadline;
+
+    pthread_setname_np(pthread_self(), "nbd-watch");
+    mutex_lock(&nbd_lock);
+    while (conns.all.length > 0) {
+        deadline = g_get_monotonic_time() + nbd_limits.patience_us;
+        if (!watch_look()) {
+            __atomic_store_n(&conns.watch_sleeps, 1, __ATOMIC_SEQ_CST);
+            if (!watch_look()) {
+                deadline = INT64_MAX;
+            }
+        }
+        bdrv_wait(&conns.watch, &nbd_lock, deadline, NULL);
+        __atomic_store_n(&conns.watch_sleeps, 0, __ATOMIC_SEQ_CST);
+    }
+    conns.watching = false;
+    mutex_unlock(&nbd_lock);
+    return NULL;
+}
+
+/* ---- the beginning ------------------------------------------------------ */
+
+bool nbd_conn_start(int fd, GError **errp)
+{
+    NbdConn *conn = conn_new(fd);
+    bool ok;
+
+    mutex_lock(&nbd_lock);
+    conn->threads = 1;
+    g_queue_push_tail_link(&conns.all, &conn->link);
+    if (!conns.watching) {
+        conns.watching = spawn(watch_main, NULL, errp);
+    }
+    ok = conns.watching && spawn(nbd_crew_main, conn, errp);
+    if (!ok) {
+        remove_conn(conn);
+    }
+    mutex_unlock(&nbd_lock);
+    if (!ok) {
+        conn_free(conn);
+    }
+    return ok;
+}
