@@ -366,7 +366,7 @@ static const SchemaType inet_type = {
               .doc = "Number or service name; 0 lets the system choose." },
             { "to", &schema_int, .optional = true,
               .doc = "If the port is taken, try the next ones up to this "
-                     "number." },
+                     "number (default: do not)." },
             { "ipv4", &schema_bool, .optional = true,
               .doc = "Use IPv4 (default: whatever the host resolves to)." },
             { "ipv6", &schema_bool, .optional = true,

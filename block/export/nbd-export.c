@@ -176,7 +176,8 @@ static const SchemaType options_type = {
               .doc = "Name by which clients ask for it, at most 4096 bytes "
                      "(default: the node's name)." },
             { "description", &schema_str, .optional = true,
-              .doc = "Free text shown to clients, at most 4096 bytes." },
+              .doc = "Free text shown to clients, at most 4096 bytes "
+                     "(default: none)." },
             { "allocation-depth", &schema_bool, .optional = true,
               .doc = "Offer the metadata context qemu:allocation-depth "
                      "(default: false)." },

@@ -205,6 +205,10 @@ const QmpCommand qmp_block_commands[] = {
         .doc = "Open a block node.",
         .example = "{\"driver\": \"file\", \"node-name\": \"disk0\","
                    " \"filename\": \"disk.img\"}",
+        .errors = "The node's name is taken or not well-formed; a file "
+                  "cannot be opened, or is locked by somebody else; a child "
+                  "does not exist, or its other users do not share what "
+                  "this node needs.",
         .handler = qmp_blockdev_add,
     },
     {
@@ -214,6 +218,8 @@ const QmpCommand qmp_block_commands[] = {
         .doc = "Close a block node that blockdev-add opened. Refused while "
                "anybody uses it.",
         .example = "{\"node-name\": \"disk0\"}",
+        .errors = "There is no such node; it was not made by blockdev-add; "
+                  "somebody uses it.",
         .handler = qmp_blockdev_del,
     },
     {
@@ -225,6 +231,8 @@ const QmpCommand qmp_block_commands[] = {
         .example = "{\"job-id\": \"create0\", \"options\": {\"driver\":"
                    " \"file\", \"filename\": \"new.img\","
                    " \"size\": 1073741824}}",
+        .errors = "The name of the job is taken or not well-formed. All "
+                  "else that can go wrong is told by the job.",
         .handler = qmp_blockdev_create,
     },
     { NULL },

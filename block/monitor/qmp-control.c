@@ -131,6 +131,7 @@ const QmpCommand qmp_control_commands[] = {
                "other command is accepted before it, and it is not accepted "
                "again.",
         .example = "{\"enable\": [\"oob\"]}",
+        .errors = "CommandNotFound if the negotiation has already ended.",
         .handler = qmp_capabilities,
     },
     {

@@ -92,15 +92,21 @@ const QmpCommand qmp_export_commands[] = {
       .doc = "Start the NBD server. There is one for all exports.",
       .example = "{ \"addr\": { \"type\": \"unix\", "
                  "\"data\": { \"path\": \"/run/seekless/nbd.sock\" } } }",
+      .errors = "The server runs already; nobody can listen at that "
+                "address.",
       .handler = qmp_nbd_server_start },
     { "nbd-server-stop", QMP_MANAGEMENT,
       .doc = "Stop the NBD server: disconnect its clients, and remove all "
              "exports of type nbd.",
-      .handler = qmp_nbd_server_stop },
+      .errors = "The server does not run.", .handler = qmp_nbd_server_stop },
     { "block-export-add", QMP_MANAGEMENT, .args = &block_export_options_type,
       .doc = "Export a node.",
       .example = "{ \"type\": \"nbd\", \"id\": \"export0\", "
                  "\"node-name\": \"disk0\", \"writable\": true }",
+      .errors = "The id is taken or not well-formed; there is no such "
+                "node; no server runs for exports of this type, or it has "
+                "an export of that name; the node cannot be written to; "
+                "its other users do not share what the export needs.",
       .handler = qmp_block_export_add },
     { "block-export-del", QMP_MANAGEMENT, .args = &export_del_type,
       .doc = "Remove an export. With mode 'hard', its clients are "
@@ -108,6 +114,8 @@ const QmpCommand qmp_export_commands[] = {
              "export goes away when they have ended, which "
              "BLOCK_EXPORT_DELETED tells.",
       .example = "{ \"id\": \"export0\", \"mode\": \"hard\" }",
+      .errors = "There is no such export, or it is already being removed; "
+                "it has clients, and mode is safe.",
       .handler = qmp_block_export_del },
     { "query-block-exports", QMP_MAIN, .ret = &export_list_type,
       .doc = "List all exports.", .handler = qmp_query_block_exports },

@@ -378,6 +378,10 @@ const QmpCommand qmp_job_commands[] = {
                "ready.",
         .example = "{\"job-id\": \"mirror0\", \"device\": \"disk0\","
                    " \"target\": \"copy0\", \"sync\": \"full\"}",
+        .errors = "There is no such device or target; their sizes differ; "
+                  "other users of the target, or another job, do not allow "
+                  "it; the job-id is taken or not well-formed; a value is "
+                  "not supported, which the message names.",
         .handler = qmp_blockdev_mirror,
     },
     {
@@ -400,6 +404,8 @@ const QmpCommand qmp_job_commands[] = {
         .args = &id_type,
         .doc = "Cancel a job: what it did is not to be used.",
         .example = "{\"id\": \"mirror0\"}",
+        .errors = "There is no such job; in its state it cannot be "
+                  "cancelled.",
         .handler = qmp_job_cancel,
     },
     {
@@ -408,6 +414,8 @@ const QmpCommand qmp_job_commands[] = {
         .args = &id_type,
         .doc = "Let a job that is ready come to its end.",
         .example = "{\"id\": \"mirror0\"}",
+        .errors = "There is no such job; it is not ready, or of a type that "
+                  "ends by itself.",
         .handler = qmp_job_complete,
     },
     {
@@ -416,6 +424,8 @@ const QmpCommand qmp_job_commands[] = {
         .args = &id_type,
         .doc = "Pause a job, as soon as its requests in flight have ended.",
         .example = "{\"id\": \"mirror0\"}",
+        .errors = "There is no such job; it is already paused, or its state "
+                  "allows no pause.",
         .handler = qmp_job_pause,
     },
     {
@@ -424,6 +434,7 @@ const QmpCommand qmp_job_commands[] = {
         .args = &id_type,
         .doc = "Let a paused job go on.",
         .example = "{\"id\": \"mirror0\"}",
+        .errors = "There is no such job; it is not paused.",
         .handler = qmp_job_resume,
     },
     {
@@ -432,6 +443,7 @@ const QmpCommand qmp_job_commands[] = {
         .args = &id_type,
         .doc = "Let a pending job take its last step.",
         .example = "{\"id\": \"mirror0\"}",
+        .errors = "There is no such job; it is not pending.",
         .handler = qmp_job_finalize,
     },
     {
@@ -440,6 +452,7 @@ const QmpCommand qmp_job_commands[] = {
         .args = &id_type,
         .doc = "Forget a concluded job.",
         .example = "{\"id\": \"mirror0\"}",
+        .errors = "There is no such job; it is not concluded.",
         .handler = qmp_job_dismiss,
     },
     {
@@ -450,6 +463,9 @@ const QmpCommand qmp_job_commands[] = {
                "copy (BLOCK_JOB_COMPLETED) unless force is given; all others "
                "are cancelled (BLOCK_JOB_CANCELLED).",
         .example = "{\"device\": \"mirror0\"}",
+        .errors = "DeviceNotActive if there is no such job. It is paused "
+                  "and force is not given; in its state it cannot be "
+                  "cancelled.",
         .handler = qmp_block_job_cancel,
     },
     {
@@ -458,6 +474,8 @@ const QmpCommand qmp_job_commands[] = {
         .args = &device_type,
         .doc = "As job-complete.",
         .example = "{\"device\": \"mirror0\"}",
+        .errors = "DeviceNotActive if there is no such job. It is not "
+                  "ready.",
         .handler = qmp_block_job_complete,
     },
     {
@@ -466,6 +484,8 @@ const QmpCommand qmp_job_commands[] = {
         .args = &device_type,
         .doc = "As job-pause.",
         .example = "{\"device\": \"mirror0\"}",
+        .errors = "DeviceNotActive if there is no such job. It is already "
+                  "paused, or its state allows no pause.",
         .handler = qmp_block_job_pause,
     },
     {
@@ -474,6 +494,8 @@ const QmpCommand qmp_job_commands[] = {
         .args = &device_type,
         .doc = "As job-resume.",
         .example = "{\"device\": \"mirror0\"}",
+        .errors = "DeviceNotActive if there is no such job. It is not "
+                  "paused.",
         .handler = qmp_block_job_resume,
     },
     {
@@ -482,6 +504,8 @@ const QmpCommand qmp_job_commands[] = {
         .args = &set_speed_type,
         .doc = "Change how fast a job may go.",
         .example = "{\"device\": \"mirror0\", \"speed\": 10485760}",
+        .errors = "DeviceNotActive if there is no such job. The speed is "
+                  "negative.",
         .handler = qmp_block_job_set_speed,
     },
     {
@@ -490,6 +514,7 @@ const QmpCommand qmp_job_commands[] = {
         .args = &id_type,
         .doc = "As job-finalize.",
         .example = "{\"id\": \"mirror0\"}",
+        .errors = "DeviceNotActive if there is no such job. It is not pending.",
         .handler = qmp_block_job_finalize,
     },
     {
@@ -498,6 +523,8 @@ const QmpCommand qmp_job_commands[] = {
         .args = &id_type,
         .doc = "As job-dismiss.",
         .example = "{\"id\": \"mirror0\"}",
+        .errors =
+            "DeviceNotActive if there is no such job. It is not concluded.",
         .handler = qmp_block_job_dismiss,
     },
     { NULL },

@@ -354,6 +354,7 @@ const QmpCommand qmp_status_cache_commands[] = {
         .ret = &info_list_type,
         .doc = "Show what status caches know and what they saved.",
         .example = "{\"node-name\": \"disk0\"}",
+        .errors = "There is no such node, or it has no status cache.",
         .handler = qmp_query_block_status_cache,
     },
     {
@@ -364,6 +365,7 @@ const QmpCommand qmp_status_cache_commands[] = {
             "Make a status cache forget everything: for somebody who changed "
             "the file behind the daemon's back.",
         .example = "{\"node-name\": \"disk0\"}",
+        .errors = "There is no such node, or it has no status cache.",
         .handler = qmp_block_status_cache_flush,
     },
     {
@@ -377,6 +379,9 @@ const QmpCommand qmp_status_cache_commands[] = {
                "then on.",
         .example = "{\"node-name\": \"disk0\", \"offset\": 1048576,"
                    " \"limit\": 10}",
+        .errors = "There is no such node; offset lies beyond the end of the "
+                  "disk, or limit out of its range; the file system gives "
+                  "no answer.",
         .handler = qmp_x_query_block_map,
     },
     { NULL },

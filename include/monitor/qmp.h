@@ -28,6 +28,8 @@ typedef struct QmpCommand {
     const SchemaType *ret;  /* NULL: the empty object */
     const char *doc;
     const char *example; /* of its "arguments", JSON; NULL if it takes none */
+    const char *errors;  /* what can go wrong, but for arguments of the wrong
+                           form; NULL: nothing */
     /*
      * @args is checked and never NULL. Returns the value (transfer full), or
      * NULL for the empty object, or NULL with @errp set.
