@@ -218,12 +218,20 @@ static void node_abandon(BlockDriverState *bs)
     node_free(bs);
 }
 
+static bool valid_alignment(uint32_t align)
+{
+    return (align & (align - 1)) == 0 && align <= BDRV_REQUEST_MAX_BYTES;
+}
+
 static void node_set_ready(BlockDriverState *bs, bool monitor_owned)
 {
     const BlockLimits *l = &bs->limits;
 
-    g_assert(!(l->request_alignment & (l->request_alignment - 1)));
-    g_assert(!(l->mem_alignment & (l->mem_alignment - 1)));
+    g_assert(valid_alignment(l->request_alignment) &&
+             valid_alignment(l->opt_alignment) &&
+             valid_alignment(l->mem_alignment) &&
+             valid_alignment(l->pwrite_zeroes_alignment) &&
+             valid_alignment(l->pdiscard_alignment));
     if (l->request_alignment > 1 && !bs->range_lock) {
         bs->range_lock = range_lock_new();
     }

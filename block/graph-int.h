@@ -63,10 +63,11 @@ typedef struct PermEntry {
 
 /*
  * Work out what is used and shared of @nodes and of all that is below them, and
- * ask the drivers. Nodes for which something changes are entered in @checked.
+ * ask the drivers. Nodes for which something changes are entered in @checked. With
+ * @loosen, something is given up: then no driver's answer stands in the way.
  */
-bool bdrv_check_perms(GraphTran *tran, GPtrArray *nodes, GArray *checked,
-                      GError **errp);
+bool bdrv_check_perms(GraphTran *tran, GPtrArray *nodes, bool loosen,
+                      GArray *checked, GError **errp);
 
 /* "export 'e0'", "node 'raw0'"; to be freed */
 char *bdrv_child_user(const BdrvChild *child);

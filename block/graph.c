@@ -211,7 +211,7 @@ void graph_tran_set_child_perm(GraphTran *tran, BdrvChild *child, uint64_t perm,
 
 bool graph_tran_check(GraphTran *tran, GPtrArray *nodes, GError **errp)
 {
-    return bdrv_check_perms(tran, nodes, tran->checked, errp);
+    return bdrv_check_perms(tran, nodes, false, tran->checked, errp);
 }
 
 /* Gates that need not be closed any more; then the references not needed. */
@@ -243,9 +243,7 @@ void graph_tran_commit(GraphTran *tran)
         PermEntry *e = &g_array_index(tran->checked, PermEntry, i);
 
         if (e->bs->drv->set_perm) {
-            bdrv_drained_begin(e->bs);
             e->bs->drv->set_perm(e->bs, e->perm, e->shared);
-            bdrv_drained_end(e->bs);
         }
         e->bs->perm = e->perm;
         e->bs->shared_perm = e->shared;
@@ -353,12 +351,9 @@ BdrvChild *bdrv_attach_child(BlockDriverState *parent, BlockDriverState *bs,
 static void tran_loosen(GraphTran *tran, BlockDriverState *bs)
 {
     g_autoptr(GPtrArray) nodes = nodes_array(bs, NULL);
-    g_autoptr(GError) err = NULL;
+    bool ok = bdrv_check_perms(tran, nodes, true, tran->checked, NULL);
 
-    if (!graph_tran_check(tran, nodes, &err)) {
-        g_warning("Could not give up permissions on node '%s': %s",
-                  bs->node_name, err->message);
-    }
+    g_assert(ok);
     graph_tran_commit(tran);
 }
 

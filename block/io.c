@@ -429,8 +429,7 @@ int bdrv_pdiscard(BlockDriverState *bs, int64_t offset, int64_t bytes)
         return ret;
     }
     for (offset = start; ret == 0 && offset < end;) {
-        int64_t n =
-            MIN(end - offset, align_down(BDRV_REQUEST_MAX_BYTES, align));
+        int64_t n = MIN(end - offset, BDRV_REQUEST_MAX_BYTES);
 
         ret = bs->drv->pdiscard(bs, offset, n);
         touched = touched || ret != -ENOTSUP;

@@ -134,8 +134,18 @@ static void add_below(GPtrArray *order, GHashTable *seen, BlockDriverState *bs)
     g_ptr_array_insert(order, 0, bs);
 }
 
-static bool check_node(GraphTran *tran, BlockDriverState *bs, GArray *checked,
+static bool ask_driver(BlockDriverState *bs, const PermEntry *entry,
                        GError **errp)
+{
+    if (!check_writable(bs, entry->perm, errp)) {
+        return false;
+    }
+    return !bs->drv->check_perm ||
+           bs->drv->check_perm(bs, entry->perm, entry->shared, errp);
+}
+
+static bool check_node(GraphTran *tran, BlockDriverState *bs, bool loosen,
+                       GArray *checked, GError **errp)
 {
     PermEntry entry = { .bs = bs };
     guint i;
@@ -144,11 +154,7 @@ static bool check_node(GraphTran *tran, BlockDriverState *bs, GArray *checked,
         return false;
     }
     if (entry.perm != bs->perm || entry.shared != bs->shared_perm) {
-        if (!check_writable(bs, entry.perm, errp)) {
-            return false;
-        }
-        if (bs->drv->check_perm &&
-            !bs->drv->check_perm(bs, entry.perm, entry.shared, errp)) {
+        if (!ask_driver(bs, &entry, loosen ? NULL : errp) && !loosen) {
             return false;
         }
         g_array_append_val(checked, entry);
@@ -169,8 +175,8 @@ static bool check_node(GraphTran *tran, BlockDriverState *bs, GArray *checked,
     return true;
 }
 
-bool bdrv_check_perms(GraphTran *tran, GPtrArray *nodes, GArray *checked,
-                      GError **errp)
+bool bdrv_check_perms(GraphTran *tran, GPtrArray *nodes, bool loosen,
+                      GArray *checked, GError **errp)
 {
     g_autoptr(GPtrArray) order = g_ptr_array_new();
     g_autoptr(GHashTable) seen = g_hash_table_new(NULL, NULL);
@@ -180,7 +186,7 @@ bool bdrv_check_perms(GraphTran *tran, GPtrArray *nodes, GArray *checked,
         add_below(order, seen, nodes->pdata[i]);
     }
     for (i = 0; i < order->len; i++) {
-        if (!check_node(tran, order->pdata[i], checked, errp)) {
+        if (!check_node(tran, order->pdata[i], loosen, checked, errp)) {
             return false;
         }
     }

@@ -18,7 +18,8 @@ typedef enum BlockDriverKind {
 } BlockDriverKind;
 
 /*
- * Set by open; zeroes mean "any". What formats and filters leave at zero, they
+ * Set by open; alignments are powers of two up to BDRV_REQUEST_MAX_BYTES, and
+ * zeroes mean "any". What formats and filters leave at zero, they
  * leave to the node below, where requests are then aligned and split.
  */
 typedef struct BlockLimits {
@@ -71,7 +72,8 @@ struct BlockDriver {
 
     /*
      * @options is checked. Children are opened with bdrv_open_child(). 0, or
-     * -errno and @errp. Called with the graph mutex held, may do I/O.
+     * -errno and @errp; then what it did is undone, but children go by
+     * themselves. Called with the graph mutex held, may do I/O.
      */
     int (*open)(BlockDriverState *bs, JsonObject *options, GError **errp);
     /* Releases; may be NULL. All requests have ended, the node was flushed. The
@@ -87,7 +89,8 @@ struct BlockDriver {
      * it finds zeroes there. A write does so only if a user may resize, or with
      * exact_end.
      * pwrite_zeroes is -ENOTSUP where it is not done by a fast way, and
-     * pdiscard where it cannot be done; both have changed nothing then.
+     * pdiscard where it cannot be done; both have changed nothing then. flush
+     * is followed by flushes of all children.
      * BDRV_REQ_NO_FALLBACK is there to be passed on to a child.
      */
     int (*preadv)(BlockDriverState *bs, int64_t offset, int64_t bytes,
@@ -114,8 +117,8 @@ struct BlockDriver {
     /*
      * Permissions: may this node's users have @perm and share @shared? Take
      * what is needed (image locks), keep the old too; then either set_perm()
-     * or abort_perm(). NULL: always. No request is in flight on the node when
-     * set_perm() is called, but some may be during the other two.
+     * or abort_perm(). NULL: always. Requests may be in flight meanwhile: a
+     * hung disk must not stand in the way of new users, or of old ones that go.
      */
     bool (*check_perm)(BlockDriverState *bs, uint64_t perm, uint64_t shared,
                        GError **errp);

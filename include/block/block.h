@@ -173,7 +173,10 @@ void blk_detach(BlockBackend *blk);
 /* Graph mutex held. On failure nothing has changed. */
 bool blk_set_perm(BlockBackend *blk, uint64_t perm, uint64_t shared_perm,
                   GError **errp);
-/* Detaches if necessary, then frees. Graph mutex held. */
+/*
+ * Detaches if necessary, then frees. Graph mutex held. Nobody sends requests any
+ * more.
+ */
 void blk_free(BlockBackend *blk);
 /*
  * The node below, referenced, or NULL: it may change at any time but inside a
