@@ -220,6 +220,74 @@ START_TEST(test_shared_blocks)
 }
 END_TEST
 
+/*
+ * A write of a whole block comes while another one has read that block and not
+ * yet written it back: it must not reach the disk before that.
+ */
+static pthread_t rmw_thread;
+static int rmw_over, other_write; /* atomic */
+static void *(*intruder)(void *opaque);
+static pthread_t intruder_thread;
+
+static void *write_block(void *opaque)
+{
+    uint8_t buf[512];
+
+    memset(buf, 2, sizeof(buf));
+    return GINT_TO_POINTER(blk_pwrite(blk, 0, 512, buf, 0));
+}
+
+static void *zero_block(void *opaque)
+{
+    return GINT_TO_POINTER(blk_pwrite_zeroes(blk, 0, 512, 0));
+}
+
+static void *discard_block(void *opaque)
+{
+    return GINT_TO_POINTER(blk_pdiscard(blk, 0, 512));
+}
+
+static int rmw_hook(MemDisk *d, MemOp op, int64_t offset, int64_t bytes)
+{
+    int i;
+
+    if (!pthread_equal(pthread_self(), rmw_thread)) {
+        g_atomic_int_set(&other_write, 1);
+        ck_assert_int_eq(g_atomic_int_get(&rmw_over), 1);
+    } else if (op == MEM_READ) {
+        pthread_create(&intruder_thread, NULL, intruder, NULL);
+        /* Its chance, if it does not wait for us */
+        for (i = 0; i < 2000 && !g_atomic_int_get(&other_write); i++) {
+            sched_yield();
+        }
+    } else if (op == MEM_WRITE) {
+        g_atomic_int_set(&rmw_over, 1);
+    }
+    return 0;
+}
+
+START_TEST(test_whole_block_waits)
+{
+    static void *(*const intruders[])(void *) = { write_block, zero_block,
+                                                  discard_block };
+    static const int want[] = { 2, 0, MEM_DISCARDED };
+    void *ret;
+
+    disk = mem_disk_new(4096, 512);
+    disk->hook = rmw_hook;
+    open_disk(&mem_driver);
+    rmw_thread = pthread_self();
+    intruder = intruders[_i];
+    ck_assert_int_eq(blk_pwrite(blk, 100, 1, "x", 0), 0);
+    pthread_join(intruder_thread, &ret);
+    ck_assert_int_eq(GPOINTER_TO_INT(ret), 0);
+    ck_assert_int_eq(disk->data[0], want[_i]);
+    ck_assert_int_eq(disk->data[100], want[_i]);
+    disk->hook = NULL;
+    close_disk();
+}
+END_TEST
+
 /* ---- ranges ------------------------------------------------------------- */
 
 START_TEST(test_ranges)
@@ -631,6 +699,7 @@ int main(void)
     tcase_set_timeout(tc, 60);
     tcase_add_loop_test(tc, test_any_alignment, 0, G_N_ELEMENTS(picky));
     tcase_add_loop_test(tc, test_shared_blocks, 0, 2);
+    tcase_add_loop_test(tc, test_whole_block_waits, 0, 3);
     tcase_add_test(tc, test_ranges);
     tcase_add_loop_test(tc, test_fua, 0, 2);
     tcase_add_test(tc, test_zero_fallback);
