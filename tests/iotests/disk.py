@@ -49,12 +49,12 @@ def fragmented(name, extents, size=64 * KiB, preallocated=False):
 
 
 class DiskDaemon(iotests.Daemon):
-    """A daemon with the node `disk` and a writable NBD export of that name
+    """A daemon with the node `disk` and an NBD export of that name
 
     @options: of the node, as in --blockdev, beginning with a comma.
     """
 
-    def __init__(self, filename, options="", **more):
+    def __init__(self, filename, options="", writable="on", **more):
         self.filename = filename
         self.nbd_path = iotests.path(f"nbd{self.count()}")
         self.uri = f"nbd+unix:///disk?socket={self.nbd_path}"
@@ -62,7 +62,8 @@ class DiskDaemon(iotests.Daemon):
             "--blockdev", f"driver=file,node-name=disk,filename={filename},"
             f"discard=unmap{options}",
             "--nbd-server", f"addr.type=unix,addr.path={self.nbd_path}",
-            "--export", "nbd,id=export,node-name=disk,name=disk,writable=on",
+            "--export", "nbd,id=export,node-name=disk,name=disk,"
+            f"writable={writable}",
             **more)
 
     def client(self, **options):
@@ -77,6 +78,7 @@ class DiskDaemon(iotests.Daemon):
         """Mirror @device to a new sparse file, which becomes the node
         @job_id-target"""
         sparse(target, os.stat(self.filename).st_size)
+        os.chmod(target, 0o666)  # the daemon may be somebody else
         node_name = job_id + "-target"
         self.add_node(node_name, target)
         self.cmd("blockdev-mirror", {

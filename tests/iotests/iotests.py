@@ -336,7 +336,8 @@ class Strace:
         self._text = ""
         self._more = threading.Condition()
         output, theirs = os.pipe()
-        words = ["strace", "-f", "-p", str(pid), "-o", f"/dev/fd/{theirs}",
+        words = ["strace", "-f", "-y", "-p", str(pid),
+                 "-o", f"/dev/fd/{theirs}",
                  "-e", f"trace={calls}", "-e", "signal=none"]
         for expression in inject:
             words += ["-e", f"inject={expression}"]
@@ -384,6 +385,10 @@ class Strace:
     def count(self, pattern):
         """How many calls fit the regular expression"""
         return sum(1 for line in self.lines if re.search(pattern, line))
+
+    def asked(self, filename, kinds="SEEK_DATA|SEEK_HOLE|FIEMAP"):
+        """How often the file system was asked about the blocks of a file"""
+        return self.count(rf"<{re.escape(filename)}>, .*({kinds})")
 
 
 class TapResult(unittest.TestResult):
