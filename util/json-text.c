@@ -382,11 +382,18 @@ static void append_string(GString *out, const char *s)
 {
     static const char from[] = "\"\\\b\f\n\r\t";
     static const char to[] = "\"\\bfnrt";
-    const char *match;
+    const char *match, *start;
     gunichar c;
 
     g_string_append_c(out, '"');
     while (*s) {
+        for (start = s; *s >= ' ' && *s <= '~' && *s != '"' && *s != '\\';) {
+            s++;
+        }
+        g_string_append_len(out, start, s - start);
+        if (!*s) {
+            break;
+        }
         match = strchr(from, *s);
         c = g_utf8_get_char_validated(s, -1);
         if (match) {
@@ -398,11 +405,7 @@ static void append_string(GString *out, const char *s)
             append_escape(out, 0xfffd);
             s++;
         } else {
-            if (c < ' ' || c > '~') {
-                append_escape(out, c);
-            } else {
-                g_string_append_c(out, c);
-            }
+            append_escape(out, c);
             s = g_utf8_next_char(s);
         }
     }
