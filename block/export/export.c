@@ -133,12 +133,13 @@ static BlockBackend *export_open(JsonObject *options, bool writable,
     g_autofree char *user =
         g_strdup_printf("export '%s'", schema_get_str(options, "id", NULL));
     uint64_t perm = BLK_PERM_CONSISTENT_READ | (writable ? BLK_PERM_WRITE : 0);
-    BlockDriverState *bs;
+    const char *node_name = schema_get_str(options, "node-name", NULL);
+    BlockDriverState *bs = bdrv_find_node(node_name, NULL);
     BlockBackend *blk;
     bool ok;
 
-    bs = bdrv_find_node(schema_get_str(options, "node-name", NULL), errp);
     if (!bs) {
+        error_setg(errp, "Cannot find device='' nor node-name='%s'", node_name);
         return NULL;
     }
     /* Clients are told the size once, and expect it to stay. */
