@@ -122,8 +122,8 @@ bool blk_gate_wait(BlockBackend *blk, int64_t deadline_us)
         if (!in_time) {
             return false;
         }
-        in_time = cond_wait_until(&blk->gate_idle, &blk->gate_lock,
-                                  deadline_us);
+        in_time =
+            cond_wait_until(&blk->gate_idle, &blk->gate_lock, deadline_us);
     }
     return true;
 }
