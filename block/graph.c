@@ -440,14 +440,15 @@ bool bdrv_remove_filter(BlockDriverState *filter, GError **errp)
     bool ok;
 
     bdrv_ref(filter);
-    bdrv_drained_begin(bs);
+    /* Users of @bs itself go on: nothing changes for them. */
+    bdrv_drained_begin(filter);
     move_parents(tran, filter, bs, true);
     graph_tran_move(tran, child, NULL);
     ok = graph_tran_finish(tran, graph_tran_check(tran, nodes, errp));
     if (ok) {
         unlink_child(child);
     }
-    bdrv_drained_end(bs);
+    bdrv_drained_end(filter);
     bdrv_unref(filter);
     bdrv_unref(bs);
     return ok;

@@ -136,14 +136,38 @@ static int try_again(MirrorJob *s, int64_t wait_us)
     return JOB_AGAIN;
 }
 
-/* All users of the source go on with the target. */
+/* All users of the filter go on with what is below it. */
+static void drop_filter(MirrorJob *s)
+{
+    g_autoptr(GError) err = NULL;
+
+    /* They need the same of that as they needed through the filter. */
+    if (s->filter->file && !bdrv_remove_filter(s->filter, &err)) {
+        g_error("Could not remove node '%s': %s", bdrv_node_name(s->filter),
+                err->message);
+    }
+}
+
+/*
+ * All users of the source go on with the target: those above the filter, and
+ * those that have come since and stand beside it.
+ */
 static int pivot(MirrorJob *s, GError **errp)
 {
-    if (!blk_set_perm(s->target, 0, BLK_PERM_ALL, errp) ||
-        !bdrv_replace_node(s->filter, s->target_bs, errp)) {
+    bool ok;
+
+    if (!blk_set_perm(s->target, 0, BLK_PERM_ALL, errp)) {
         return -EPERM;
     }
-    return 0;
+    /* Drained already, like all that is above the source; it stays so when it
+     * is no longer above it. */
+    bdrv_drained_begin(s->filter);
+    ok = bdrv_replace_node(s->source_bs, s->target_bs, errp);
+    if (ok) {
+        drop_filter(s);
+    }
+    bdrv_drained_end(s->filter);
+    return ok ? 0 : -EPERM;
 }
 
 /* With the source drained */
@@ -186,18 +210,6 @@ static int mirror_prepare(Job *job, GError **errp)
     return ret;
 }
 
-static void remove_filter(MirrorJob *s)
-{
-    g_autoptr(GError) err = NULL;
-
-    /* Its users need the same of the source as they needed through it. */
-    if (s->filter->file && !bdrv_remove_filter(s->filter, &err)) {
-        g_error("Could not remove node '%s': %s", bdrv_node_name(s->filter),
-                err->message);
-    }
-    bdrv_unref(s->filter);
-}
-
 static void mirror_clean(Job *job)
 {
     MirrorJob *s = job_opaque(job);
@@ -210,7 +222,8 @@ static void mirror_clean(Job *job)
     blk_free(s->source);
     blk_free(s->target);
     if (s->filter) {
-        remove_filter(s);
+        drop_filter(s);
+        bdrv_unref(s->filter);
     }
     bdrv_unref(s->source_bs);
     bdrv_unref(s->target_bs);

@@ -197,6 +197,48 @@ START_TEST(test_pivot)
 }
 END_TEST
 
+static void attach_late(void *opaque)
+{
+    BlockBackend **late = opaque;
+
+    *late = blk_new("late", false, BLK_PERM_CONSISTENT_READ | BLK_PERM_WRITE,
+                    BLK_PERM_ALL);
+    ck_assert(blk_attach(*late, source, NULL));
+}
+
+static void detach_late(void *opaque)
+{
+    blk_free(*(BlockBackend **)opaque);
+}
+
+/* Who comes to the source while it is mirrored goes on with the target, too. */
+START_TEST(test_late_user)
+{
+    uint8_t byte = 77;
+    BlockBackend *late;
+    BlockDriverState *home;
+
+    make(3 * MiB);
+    start_mirror();
+    wait_event("m:READY");
+    on_management(attach_late, &late);
+    ck_assert_int_eq(blk_pwrite(late, 12345, 1, &byte, 0), 0);
+    complete();
+    wait_event("m:null");
+    assert_mirrored();
+    check_home(target);
+    home = blk_get_bs(late);
+    ck_assert_ptr_eq(home, target);
+    bdrv_unref_later(home);
+    byte = 78;
+    ck_assert_int_eq(blk_pwrite(late, 0, 1, &byte, 0), 0);
+    ck_assert_int_eq(mem_disk_data(mem_disk_of(target))[0], 78);
+    ck_assert_int_ne(mem_disk_data(mem_disk_of(source))[0], 78);
+    on_management(detach_late, &late);
+    unmake();
+}
+END_TEST
+
 START_TEST(test_soft_cancel)
 {
     uint8_t byte = 77;
@@ -1023,6 +1065,7 @@ static Suite *suite(void)
 
     tcase_add_checked_fixture(t, harness_start, harness_stop);
     tcase_add_test(t, test_pivot);
+    tcase_add_test(t, test_late_user);
     tcase_add_test(t, test_soft_cancel);
     tcase_add_test(t, test_empty);
     tcase_add_test(t, test_sizes);
