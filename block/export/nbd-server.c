@@ -179,8 +179,10 @@ void nbd_server_stop(void)
     g_clear_pointer(&server.listener, socket_listener_free);
     mutex_unlock(&server.lock);
     nbd_conn_abort_all(NULL);
-    nbd_conn_wait_all();
+    /* First, as that ends what requests wait for; then those who had not chosen
+     * an export yet. */
     block_export_close_kind(&nbd_export_driver);
+    nbd_conn_wait_all();
 }
 
 /* ---- description -------------------------------------------------------- */

@@ -10,6 +10,7 @@ import unittest
 
 import disk
 import iotests
+import nbd
 from iotests import DAEMON, MiB, path, run
 
 TiB = 1 << 40
@@ -54,6 +55,28 @@ class EndComesAtOnce(unittest.TestCase):
                 daemon.wait()
         self.assertIn("next-offset", reply)
         self.assertLess(reply["next-offset"], 64 * MiB)
+
+    def slow_read(self):
+        """A daemon in which a client's read is going to take an hour"""
+        daemon = iotests.Daemon(
+            "--blockdev", "null-co,node-name=n,latency-ns=3600000000000",
+            "--nbd-server", f"addr.type=unix,addr.path={path('nbd')}",
+            "--export", "nbd,id=e,node-name=n")
+        client = nbd.NBD(path("nbd"), "n")
+        self.addCleanup(client.sock.close)
+        client.send_request(nbd.CMD_READ, 0, 4096)
+        # Requests are taken in order, and this one is answered at once.
+        client.block_status(0, 4096)
+        return daemon
+
+    def test_request_of_a_client(self):
+        """What a client waits for does not keep the daemon"""
+        self.slow_read().stop()
+
+    def test_server_with_such_a_client(self):
+        with self.slow_read() as daemon:
+            daemon.cmd("nbd-server-stop")
+            daemon.qmp.wait_event("BLOCK_EXPORT_DELETED", id="e")
 
     def test_pid_file_of_a_running_daemon(self):
         pidfile = path("pid")
