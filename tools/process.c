@@ -23,6 +23,21 @@ static ssize_t read_retry(int fd, void *buf, size_t len)
     return ret;
 }
 
+bool process_open_stdio(GError **errp)
+{
+    int fd;
+
+    do {
+        fd = open("/dev/null", O_RDWR);
+        if (fd < 0) {
+            error_setg_errno(errp, errno, "Could not open '/dev/null'");
+            return false;
+        }
+    } while (fd <= STDERR_FILENO);
+    close(fd);
+    return true;
+}
+
 /* The end of the process that was started: never returns. */
 static void parent_wait(int fd)
 {

@@ -7,6 +7,11 @@
 #include <stdbool.h>
 
 /*
+ * Have all three standard streams open, if only to nowhere, lest a disk image
+ * become one of them, and get what is written to it. The very first thing.
+ */
+bool process_open_stdio(GError **errp);
+/*
  * Go on in a process of the background, while the caller's waits: it exits with
  * status 0 at process_detach() and with 1 if the background process ends before
  * that. To be called before there are threads.

@@ -298,7 +298,7 @@ int main(int argc, char **argv)
 
     g_array_set_clear_func(cl.set_up, set_up_clear);
     parse_command_line(&cl, argc, argv);
-    if (cl.daemonize && !process_fork(&err)) {
+    if (!process_open_stdio(&err) || (cl.daemonize && !process_fork(&err))) {
         g_printerr("%s: %s\n", program, err->message);
         return EXIT_FAILURE;
     }

@@ -113,6 +113,17 @@ class Monitors(unittest.TestCase):
                 for monitor in (one, two, one):
                     self.assertIn("qemu", monitor.cmd("query-version"))
 
+    def test_closed_standard_streams(self):
+        """No image takes the place of a stream that was not open"""
+        with open(path("image"), "wb") as image:
+            image.truncate(MiB)
+        with iotests.Daemon(
+                "--blockdev", f"file,node-name=n,filename={path('image')}",
+                prefix=("sh", "-c", 'exec "$0" "$@" <&- >&- 2>&-')) as daemon:
+            for fd in range(3):
+                self.assertEqual(os.readlink(f"/proc/{daemon.pid}/fd/{fd}"),
+                                 "/dev/null")
+
     def test_stdio(self):
         messages = "".join(json.dumps({"execute": name}) + "\n" for name in
                            ("qmp_capabilities", "query-version", "quit"))
