@@ -431,6 +431,11 @@ BlockDriverState *bdrv_ref(BlockDriverState *bs)
     return bs;
 }
 
+/* Those who wait until others drop references are woken by each that goes. */
+static Mutex unref_lock = MUTEX_INIT;
+static Cond unref_cond;   /* made by the first who waits */
+static int unref_waiters; /* atomic */
+
 static bool unref_unless_last(BlockDriverState *bs)
 {
     int refcnt = g_atomic_int_get(&bs->refcnt);
@@ -438,6 +443,11 @@ static bool unref_unless_last(BlockDriverState *bs)
     while (refcnt > 1) {
         if (g_atomic_int_compare_and_exchange(&bs->refcnt, refcnt,
                                               refcnt - 1)) {
+            if (g_atomic_int_get(&unref_waiters) > 0) {
+                mutex_lock(&unref_lock);
+                cond_broadcast(&unref_cond);
+                mutex_unlock(&unref_lock);
+            }
             return true;
         }
         refcnt = g_atomic_int_get(&bs->refcnt);
@@ -504,6 +514,47 @@ static void drop_monitor_reference(BlockDriverState *bs)
     bdrv_unref(bs);
 }
 
+/* How long a query may keep a node that is deleted */
+#define SETTLE_US (5 * G_USEC_PER_SEC)
+
+/*
+ * @bs is going to be closed: nobody finds it any more, and whoever has found it
+ * before, a query in the main thread, is waited for: when the monitor's client
+ * is told that the node is gone, its file and its children shall be free. With
+ * @refs references only the caller's are left. Graph mutex held, which nobody
+ * may wait for with a reference in hand that keeps a node from its parents.
+ */
+static void node_settle(BlockDriverState *bs, int refs)
+{
+    int64_t deadline = g_get_monotonic_time() + SETTLE_US;
+    static bool have_cond;
+    guint i;
+
+    if (!have_cond) {
+        cond_init(&unref_cond);
+        have_cond = true;
+    }
+    graph_short_wrlock();
+    bs->ready = false;
+    graph_short_wrunlock();
+
+    g_atomic_int_inc(&unref_waiters);
+    mutex_lock(&unref_lock);
+    while (g_atomic_int_get(&bs->refcnt) > refs &&
+           cond_wait_until(&unref_cond, &unref_lock, deadline)) {
+    }
+    mutex_unlock(&unref_lock);
+    g_atomic_int_add(&unref_waiters, -1);
+
+    for (i = 0; i < bs->children->len; i++) {
+        BlockDriverState *child = ((BdrvChild *)bs->children->pdata[i])->bs;
+
+        if (!child->monitor_owned && child->parents->len == 1) {
+            node_settle(child, 1);
+        }
+    }
+}
+
 bool bdrv_monitor_del(const char *node_name, GError **errp)
 {
     BlockDriverState *bs = bdrv_find_node(node_name, NULL);
@@ -521,6 +572,7 @@ bool bdrv_monitor_del(const char *node_name, GError **errp)
 
         error_setg(errp, "Node %s is in use by %s", node_name, user);
     } else {
+        node_settle(bs, 2); /* the monitor's and ours */
         drop_monitor_reference(bs);
         ok = true;
     }

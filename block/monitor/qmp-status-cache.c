@@ -279,20 +279,21 @@ static JsonArray *map_entries(BlockBackend *blk, int64_t offset, int64_t limit,
     return entries;
 }
 
+/* As a job's: it stays at the node that was named, whatever is moved. */
 static BlockBackend *attach_map(const char *node_name, GError **errp)
 {
-    AUTO_NODE bs = bdrv_find_node(node_name, errp);
-    BlockBackend *blk;
+    BlockDriverState *bs;
+    BlockBackend *blk = NULL;
 
-    if (!bs) {
-        return NULL;
-    }
-    /* As a job's: it stays at the node that was named, whatever is moved. */
+    /* Who deletes a node holds this and waits for references to go. */
     bdrv_graph_lock();
-    blk = blk_new("command 'x-query-block-map'", true, 0, BLK_PERM_ALL);
-    if (!blk_attach(blk, bs, errp)) {
-        blk_free(blk);
-        blk = NULL;
+    bs = bdrv_find_node(node_name, errp);
+    if (bs) {
+        blk = blk_new("command 'x-query-block-map'", true, 0, BLK_PERM_ALL);
+        if (!blk_attach(blk, bs, errp)) {
+            g_clear_pointer(&blk, blk_free);
+        }
+        bdrv_unref(bs);
     }
     bdrv_graph_unlock();
     return blk;

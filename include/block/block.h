@@ -84,7 +84,10 @@ void bdrv_graph_unlock(void);
  * @errp on error.
  */
 BlockDriverState *bdrv_open(JsonObject *options, GError **errp);
-/* blockdev-del: fails while anybody uses the node. Graph mutex held. */
+/*
+ * blockdev-del: fails while anybody uses the node. Waits for those who have but
+ * found it: take no graph mutex with such a reference in hand. Graph mutex held.
+ */
 bool bdrv_monitor_del(const char *node_name, GError **errp);
 
 /* A reference to the node of that name, or NULL and @errp. Any thread. */

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* Nodes by name, their options, and who may do what with them */
+#include <sched.h>
 #include <string.h>
 
 #include "block/block-int.h"
@@ -167,6 +168,48 @@ START_TEST(test_del)
 }
 END_TEST
 
+/* A query: has found two nodes and lets go of them when they are deleted. */
+static void *query(void *opaque)
+{
+    BlockDriverState **found = opaque;
+    BlockDriverState *bs;
+
+    while ((bs = bdrv_find_node("r", NULL))) {
+        bdrv_unref_later(bs);
+        sched_yield();
+    }
+    ck_assert_str_eq(bdrv_node_name(found[0]), "r");
+    bdrv_unref_later(found[0]);
+    while ((bs = bdrv_find_node("n", NULL))) {
+        bdrv_unref_later(bs);
+        sched_yield();
+    }
+    ck_assert_str_eq(bdrv_node_name(found[1]), "n");
+    bdrv_unref_later(found[1]);
+    return NULL;
+}
+
+/* When a node is gone, so are its children, whoever was looking at them. */
+START_TEST(test_del_while_queried)
+{
+    BlockDriverState *found[2];
+    pthread_t thread;
+    int i;
+
+    for (i = 0; i < 100; i++) {
+        must_add("{'driver':'raw','node-name':'r','file':"
+                 "{'driver':'null-co','node-name':'n'}}");
+        found[0] = bdrv_find_node("r", NULL);
+        found[1] = bdrv_find_node("n", NULL);
+        ck_assert_int_eq(pthread_create(&thread, NULL, query, found), 0);
+        ck_assert(bdrv_monitor_del("r", NULL));
+        must_add("{'driver':'null-co','node-name':'n'}");
+        ck_assert(bdrv_monitor_del("n", NULL));
+        pthread_join(thread, NULL);
+    }
+}
+END_TEST
+
 START_TEST(test_conflicts)
 {
     BlockDriverState *bs = must_add("{'driver':'null-co','node-name':'n'}");
@@ -247,6 +290,7 @@ int main(void)
     tcase_add_test(tc, test_options);
     tcase_add_test(tc, test_children);
     tcase_add_test(tc, test_del);
+    tcase_add_test(tc, test_del_while_queried);
     tcase_add_test(tc, test_conflicts);
     tcase_add_test(tc, test_read_only);
     suite_add_tcase(s, tc);
