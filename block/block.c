@@ -6,6 +6,7 @@
 
 #include "block/range-lock.h"
 #include "util/error.h"
+#include "util/json-copy.h"
 
 #define NODE_NAME_MAX 31
 
@@ -241,45 +242,13 @@ static void node_set_ready(BlockDriverState *bs, bool monitor_owned)
     graph_short_wrunlock();
 }
 
-static JsonNode *copy_json(JsonNode *node);
-
-static JsonObject *copy_json_object(JsonObject *object)
-{
-    JsonObject *copy = json_object_new();
-    JsonObjectIter iter;
-    const char *name;
-    JsonNode *value;
-
-    json_object_iter_init(&iter, object);
-    while (json_object_iter_next(&iter, &name, &value)) {
-        json_object_set_member(copy, name, copy_json(value));
-    }
-    return copy;
-}
-
-/* json-glib's reference counts are not atomic, so sharing will not do. */
-static JsonNode *copy_json(JsonNode *node)
-{
-    JsonNode *copy;
-
-    if (JSON_NODE_HOLDS_OBJECT(node)) {
-        copy = json_node_new(JSON_NODE_OBJECT);
-        json_node_take_object(copy,
-                              copy_json_object(json_node_get_object(node)));
-    } else {
-        g_assert(!JSON_NODE_HOLDS_ARRAY(node));
-        copy = json_node_copy(node);
-    }
-    return copy;
-}
-
 static bool parse_common_options(BlockDriverState *bs, JsonObject *options,
                                  GError **errp)
 {
     JsonObject *cache = schema_get_object(options, "cache");
     bool auto_read_only = schema_get_bool(options, "auto-read-only", false);
 
-    bs->options = copy_json_object(options);
+    bs->options = json_object_deep_copy(options);
     bs->read_only = schema_get_bool(options, "read-only", false);
     bs->auto_read_only = auto_read_only && !bs->read_only;
     bs->force_share = schema_get_bool(options, "force-share", false);
@@ -368,8 +337,8 @@ static void inherit(JsonObject *to, JsonObject *from, const char *name)
 {
     if (!json_object_has_member(to, name) &&
         json_object_has_member(from, name)) {
-        json_object_set_member(to, name,
-                               copy_json(json_object_get_member(from, name)));
+        json_object_set_member(
+            to, name, json_deep_copy(json_object_get_member(from, name)));
     }
 }
 
@@ -379,7 +348,7 @@ static void inherit(JsonObject *to, JsonObject *from, const char *name)
  */
 static JsonObject *child_options(JsonObject *parent, JsonObject *given)
 {
-    JsonObject *options = copy_json_object(given);
+    JsonObject *options = json_object_deep_copy(given);
     JsonObject *parent_cache = schema_get_object(parent, "cache");
 
     inherit(options, parent, "read-only");

@@ -3,6 +3,7 @@
 #include "block/block-int.h"
 #include "block/job.h"
 #include "monitor/qmp.h"
+#include "util/json-copy.h"
 
 /* ---- query-version, quit ------------------------------------------------ */
 
@@ -176,7 +177,7 @@ static JsonNode *qmp_blockdev_create(JsonObject *args, GError **errp)
         return NULL;
     }
     create = job_opaque(job);
-    create->options = json_object_ref(options);
+    create->options = json_object_deep_copy(options);
     create->drv =
         bdrv_find_driver(json_object_get_string_member(options, "driver"));
     job_start(job);

@@ -10,6 +10,7 @@
 #include "block/monitor/qmp-nodes.h"
 #include "block/status-json.h"
 #include "monitor/qmp.h"
+#include "util/json-copy.h"
 #include "util/json-text.h"
 
 /* ---- filenames ---------------------------------------------------------- */
@@ -37,7 +38,7 @@ static JsonObject *essential_options(BlockDriverState *bs)
         if (!is_common_option(l->data)) {
             JsonNode *value = json_object_get_member(bs->options, l->data);
 
-            json_object_set_member(options, l->data, json_node_copy(value));
+            json_object_set_member(options, l->data, json_deep_copy(value));
         }
     }
     if (file) {
