@@ -27,10 +27,10 @@
  * Extents of a window whose extents all have gaps between them: the kernel
  * visits the gaps as well, and the cache learns twice as many runs.
  */
-#define SPARSE_EXTENTS 144
+#define SPARSE_EXTENTS 64
 /* Extents of a plan: as many gaps as can be looked at, 0.5 us each */
-#define PLAN_EXTENTS 48
-#define LOOKS_A_PROBE 48
+#define PLAN_EXTENTS 32
+#define LOOKS_A_PROBE 32
 /* Where nothing is remembered, what lies further on is of no use. */
 #define UNCACHED_EXTENTS 16
 /* For so many windows gaps are expected after one with gaps. */
