@@ -2,9 +2,9 @@
 """A client that works on an NBD export at a steady pace.
 
 One process a kind of request, each with a connection of its own and one
-request at a time: reads and writes at random, zero-writes and discards one
-block after the other downward from the end of the disk, like a guest that
-gives a large file back. All are BLOCK bytes and aligned.
+request at a time: reads and writes at random; what makes holes in an order of
+choice, by default downward from the end of the disk, like a guest that gives
+a large file back. All are BLOCK bytes and aligned.
 """
 
 import multiprocessing
@@ -19,19 +19,22 @@ import nbd  # noqa: E402
 
 BLOCK = 4096
 READ, WRITE, ZERO, DISCARD = "read", "write", "write zeroes", "discard"
+REWRITE = "write zeroes, then data"
 RATES = {READ: 300, WRITE: 100, ZERO: 200, DISCARD: 50}  # a second
 
+RANDOM, ASCENDING, DESCENDING = "random", "ascending", "descending"
 
-def _offsets(kind, blocks, seed):
+
+def _offsets(kind, blocks, order, seed):
     """Block numbers, without end"""
     chance = random.Random(f"{seed} {kind}")
-    if kind in (READ, WRITE):
+    if kind in (READ, WRITE) or order == RANDOM:
         while True:
             yield chance.randrange(blocks)
-    # The two that make holes share the disk's end, in turns.
-    at = 1 if kind == ZERO else 2
+    # Those that make holes share the disk, in turns.
+    at = 1 if kind == DISCARD else 0
     while True:
-        yield (blocks - at) % blocks
+        yield (at if order == ASCENDING else blocks - 1 - at) % blocks
         at += 2
 
 
@@ -42,19 +45,22 @@ def _one(client, kind, offset, data):
         client.pwrite(offset, data)
     elif kind == ZERO:
         client.write_zeroes(offset, BLOCK)
+    elif kind == REWRITE:
+        client.write_zeroes(offset, BLOCK)
+        client.pwrite(offset, data)
     else:
         client.trim(offset, BLOCK)
 
 
-def _worker(address, export, kind, seed, results, end):
+def _worker(address, export, kind, rate, order, seed, results, end):
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     data = random.Random(seed).randbytes(BLOCK)
     latencies = []
     with nbd.NBD(address, export, contexts=()) as client:
         results.send("ready")
-        interval = 1 / RATES[kind]
+        interval = 1 / rate
         due = time.monotonic()
-        for block in _offsets(kind, client.size // BLOCK, seed):
+        for block in _offsets(kind, client.size // BLOCK, order, seed):
             # Late requests are not made up for: the pace is an upper limit.
             due = max(due + interval, time.monotonic())
             if end.poll(max(due - time.monotonic(), 0)):
@@ -66,16 +72,19 @@ def _worker(address, export, kind, seed, results, end):
 
 
 class Load:
-    """The client at work from construction to stop()"""
+    """The client at work from construction to stop()
 
-    def __init__(self, address, export, seed=0, kinds=tuple(RATES)):
+    rates: how many requests of each kind a second, at most.
+    """
+
+    def __init__(self, address, export, seed=0, rates=None, order=DESCENDING):
         self._workers = []
-        for kind in kinds:
+        for kind, rate in (RATES if rates is None else rates).items():
             results, theirs = multiprocessing.Pipe()
             end, stop = multiprocessing.Pipe(duplex=False)
             process = multiprocessing.Process(
                 target=_worker, daemon=True,
-                args=(address, export, kind, seed, theirs, end))
+                args=(address, export, kind, rate, order, seed, theirs, end))
             process.start()
             theirs.close()
             end.close()

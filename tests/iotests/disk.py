@@ -74,13 +74,14 @@ class DiskDaemon(iotests.Daemon):
                                   "filename": filename, "discard": "unmap",
                                   **options})
 
-    def start_mirror(self, target, job_id="mirror", device="disk", **options):
+    def start_mirror(self, target, job_id="mirror", device="disk",
+                     target_options=None, **options):
         """Mirror @device to a new sparse file, which becomes the node
-        @job_id-target"""
+        @job_id-target; @options are the job's"""
         sparse(target, os.stat(self.filename).st_size)
         os.chmod(target, 0o666)  # the daemon may be somebody else
         node_name = job_id + "-target"
-        self.add_node(node_name, target)
+        self.add_node(node_name, target, **(target_options or {}))
         self.cmd("blockdev-mirror", {
             "job-id": job_id, "device": device, "target": node_name,
             "sync": "full", **options})
