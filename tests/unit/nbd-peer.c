@@ -46,6 +46,8 @@ void peer_server_start(int64_t size)
     g_autofree char *text = NULL;
     bool ok;
 
+    /* However busy the machine is */
+    nbd_limits.handshake_us = G_TIME_SPAN_DAY;
     fake_reset(size);
     folder = g_dir_make_tmp("test-nbd-XXXXXX", NULL);
     text = g_strdup_printf(
@@ -73,10 +75,9 @@ void peer_server_stop(void)
     g_clear_pointer(&folder, g_free);
 }
 
-int peer_connect(void)
+int peer_connect_raw(void)
 {
     g_autoptr(GError) err = NULL;
-    NbdGreeting greeting;
     int fds[2];
     bool ok;
 
@@ -84,9 +85,17 @@ int peer_connect(void)
                      0);
     ok = nbd_conn_start(fds[0], &err);
     ck_assert_msg(ok, "%s", err ? err->message : "");
-    peer_recv(fds[1], &greeting, sizeof(greeting));
-    ck_assert_mem_eq(&greeting, "NBDMAGICIHAVEOPT\0\3", sizeof(greeting));
     return fds[1];
+}
+
+int peer_connect(void)
+{
+    NbdGreeting greeting;
+    int fd = peer_connect_raw();
+
+    peer_recv(fd, &greeting, sizeof(greeting));
+    ck_assert_mem_eq(&greeting, "NBDMAGICIHAVEOPT\0\3", sizeof(greeting));
+    return fd;
 }
 
 void peer_send(int fd, const void *buf, size_t bytes)
@@ -121,6 +130,15 @@ void peer_expect_eof(int fd)
 
     /* A reset counts as well: the server left data unread. */
     ck_assert_int_le(recv(fd, &byte, 1, 0), 0);
+    close(fd);
+}
+
+void peer_drain(int fd)
+{
+    char buf[4096];
+
+    while (recv(fd, buf, sizeof(buf), 0) > 0) {
+    }
     close(fd);
 }
 

@@ -14,17 +14,21 @@
 #include "block/export/nbd-int.h"
 
 /* A server with the writable export "rw" and the read-only export "ro" (ids e0
- * and e1) of a disk of @size bytes; limits are as they come. */
+ * and e1) of a disk of @size bytes. Clients have all the time in the world. */
 void peer_server_start(int64_t size);
 /* Stops it, and asserts that nothing is left of it. */
 void peer_server_stop(void);
 /* block-export-add; asserts success unless @error is what is wrong */
 void peer_export_add(const char *json, const char *error);
 
+/* A connection from which nothing was read yet */
+int peer_connect_raw(void);
 /* A connection whose greeting was read */
 int peer_connect(void);
 /* Asserts that the server hangs up, having sent nothing more. */
 void peer_expect_eof(int fd);
+/* Reads whatever comes until the server hangs up. */
+void peer_drain(int fd);
 
 void peer_send(int fd, const void *buf, size_t bytes);
 void peer_recv(int fd, void *buf, size_t bytes);
