@@ -26,6 +26,8 @@
 
 /* A drain that takes longer is given up, and tried again after a while. */
 #define DRAIN_US (1 * G_USEC_PER_SEC)
+/* At the start, there is no later. */
+#define START_DRAIN_US (10 * G_USEC_PER_SEC)
 #define MIN_BACKOFF_US (1 * G_USEC_PER_SEC)
 #define MAX_BACKOFF_US (30 * G_USEC_PER_SEC)
 
@@ -374,6 +376,26 @@ static BlockBackend *attach(MirrorJob *s, BlockDriverState *bs, uint64_t perm,
     return blk;
 }
 
+/*
+ * Between the source and its users, who stand still until their requests in
+ * flight have ended. If one hangs, the others must not hang with it, nor the
+ * management thread.
+ */
+static bool insert_filter(MirrorJob *s, GError **errp)
+{
+    int64_t deadline_us = g_get_monotonic_time() + START_DRAIN_US;
+    bool ok;
+
+    if (!bdrv_try_drained_begin(s->source_bs, deadline_us)) {
+        error_setg(errp, "Node '%s' is busy: a request does not end",
+                   bdrv_node_name(s->source_bs));
+        return false;
+    }
+    ok = bdrv_insert_filter(s->filter, s->source_bs, errp);
+    bdrv_drained_end(s->source_bs);
+    return ok;
+}
+
 /* Everything the job needs; on failure mirror_clean() undoes what was done. */
 static bool set_up(MirrorJob *s, const MirrorOptions *options, GError **errp)
 {
@@ -408,7 +430,7 @@ static bool set_up(MirrorJob *s, const MirrorOptions *options, GError **errp)
     }
     bdrv_set_read_only(s->filter, bdrv_is_read_only(s->source_bs) &&
                                       !s->source_bs->auto_read_only);
-    if (!bdrv_insert_filter(s->filter, s->source_bs, errp)) {
+    if (!insert_filter(s, errp)) {
         return false;
     }
     job_add_node(s->job, s->source_bs);

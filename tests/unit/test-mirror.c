@@ -787,6 +787,33 @@ START_TEST(test_drain_not_reached)
 }
 END_TEST
 
+/* The same at the start: there is no job then, and all goes on. */
+START_TEST(test_start_with_hung_request)
+{
+    Start start = defaults();
+    pthread_t thread;
+    uint8_t byte = 1;
+    MemDisk *src;
+
+    make(MiB);
+    src = mem_disk_of(source);
+    mem_disk_hold(src, MEM_WRITE, 0);
+    pthread_create(&thread, NULL, hung_write, NULL);
+    mem_disk_wait_held(src);
+    refused(&start, "Node 'src' is busy: a request does not end");
+    ck_assert_int_eq(blk_pwrite(guest, 8000, 1, &byte, 0), 0);
+    mem_disk_let_go(src);
+    pthread_join(thread, NULL);
+    start_mirror();
+    wait_event("m:READY");
+    complete();
+    wait_event("m:null");
+    check_home(target);
+    assert_mirrored();
+    unmake();
+}
+END_TEST
+
 /* ---- under load --------------------------------------------------------- */
 
 #define WRITERS 4
@@ -1082,6 +1109,7 @@ static Suite *suite(void)
     tcase_add_test(t, test_pause);
     tcase_add_test(t, test_speed);
     tcase_add_test(t, test_drain_not_reached);
+    tcase_add_test(t, test_start_with_hung_request);
     tcase_add_test(t, test_load);
     tcase_add_test(t, test_moment);
     tcase_add_test(t, test_progress);
