@@ -618,6 +618,51 @@ START_TEST(test_status)
 }
 END_TEST
 
+/* A format whose first half lies in its child's second, and the reverse */
+static int swapped_status(BlockDriverState *bs, unsigned want, int64_t offset,
+                          int64_t bytes, int64_t *pnum, int64_t *map,
+                          BlockDriverState **file)
+{
+    int64_t half = disk->length / 2;
+
+    *pnum = half - offset % half;
+    *map = (offset + half) % disk->length;
+    *file = bs->file->bs;
+    return BDRV_BLOCK_RAW | BDRV_BLOCK_OFFSET_VALID;
+}
+
+static const BlockDriver swapped_driver = {
+    .format_name = "swapped",
+    .kind = BLOCK_DRIVER_FORMAT,
+    .block_status = swapped_status,
+};
+
+/* The end of the node below is not the end of the one above. */
+START_TEST(test_status_end)
+{
+    BlockDriverState *swapped;
+    BlockBackend *sblk;
+
+    disk = mem_disk_new(8192, 1);
+    open_disk(&mem_driver);
+    bdrv_graph_lock();
+    swapped = bdrv_new_internal(&swapped_driver, "swapped", NULL);
+    ck_assert_ptr_nonnull(bdrv_attach_child(swapped, node, "file", NULL));
+    sblk = blk_new("user", false, BLK_PERM_CONSISTENT_READ, BLK_PERM_ALL);
+    ck_assert(blk_attach(sblk, swapped, NULL));
+    bdrv_graph_unlock();
+
+    status_is(sblk, 0, 8192, ZERO, 4096);
+    status_is(sblk, 4096, 4096, ZERO | BDRV_BLOCK_EOF, 4096);
+
+    bdrv_graph_lock();
+    blk_free(sblk);
+    bdrv_unref(swapped);
+    bdrv_graph_unlock();
+    close_disk();
+}
+END_TEST
+
 static BlockDriverState *raw_over_disk(const char *window)
 {
     g_autofree char *text = g_strdup_printf(
@@ -710,6 +755,7 @@ int main(void)
     tcase_add_test(tc, test_stats);
     tcase_add_test(tc, test_unaligned_length);
     tcase_add_test(tc, test_status);
+    tcase_add_test(tc, test_status_end);
     tcase_add_test(tc, test_raw);
     suite_add_tcase(s, tc);
     return unit_main(s);
