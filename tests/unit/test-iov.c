@@ -63,7 +63,7 @@ START_TEST(test_slice)
             ck_assert_int_le(n, N);
             ck_assert_uint_eq(iov_size(slice, n), bytes);
             ck_assert_uint_eq(iov_to_buf(slice, n, 0, buf, 9), bytes);
-            ck_assert_mem_eq(buf, "abcdefghi" + offset, bytes);
+            ck_assert_mem_eq(buf, &"abcdefghi"[offset], bytes);
         }
     }
 }
