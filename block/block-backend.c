@@ -14,24 +14,11 @@
  */
 #include <string.h>
 
+#include "block/block-stats.h"
 #include "block/graph-int.h"
 #include "util/iov.h"
 
 #define GATE_CLOSED 0x80000000u
-
-typedef enum RequestKind {
-    REQ_READ,
-    REQ_WRITE,
-    REQ_FLUSH,
-    REQ_UNMAP,
-    REQ_ZERO,
-    REQ_KINDS,
-} RequestKind;
-
-/* All atomic */
-typedef struct RequestCounters {
-    uint64_t operations, bytes, failed, time_ns;
-} RequestCounters;
 
 struct BlockBackend {
     char *user;
@@ -46,7 +33,7 @@ struct BlockBackend {
     Cond gate_opened, gate_idle;
     unsigned gate_closed; /* how often; gate_lock */
 
-    RequestCounters counters[REQ_KINDS];
+    RequestCounters counters;
     uint64_t wr_highest_offset; /* atomic */
 };
 
@@ -340,75 +327,20 @@ static int64_t now_ns(void)
     return ts.tv_sec * INT64_C(1000000000) + ts.tv_nsec;
 }
 
-static void counter_add(uint64_t *counter, uint64_t n)
-{
-    __atomic_fetch_add(counter, n, __ATOMIC_RELAXED);
-}
-
-static uint64_t counter_get(const uint64_t *counter)
-{
-    return __atomic_load_n(counter, __ATOMIC_RELAXED);
-}
-
-static void counter_max(uint64_t *counter, uint64_t value)
-{
-    uint64_t old = counter_get(counter);
-
-    while (old < value &&
-           !__atomic_compare_exchange_n(counter, &old, value, false,
-                                        __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
-    }
-}
-
 static void account(BlockBackend *blk, RequestKind kind, int64_t offset,
                     int64_t bytes, int64_t start_ns, int ret)
 {
-    RequestCounters *c = &blk->counters[kind];
-
-    counter_add(&c->time_ns, now_ns() - start_ns);
-    if (ret < 0) {
-        counter_add(&c->failed, 1);
-        return;
-    }
-    counter_add(&c->operations, 1);
-    counter_add(&c->bytes, bytes);
-    if ((kind == REQ_WRITE || kind == REQ_ZERO) && bytes > 0) {
+    request_counters_add(&blk->counters, kind, bytes, now_ns() - start_ns,
+                         ret == 0);
+    if (ret == 0 && (kind == REQ_WRITE || kind == REQ_ZERO) && bytes > 0) {
         counter_max(&blk->wr_highest_offset, offset + bytes);
     }
-}
-
-static void add_counters(BlockBackend *blk, RequestKind kind,
-                         uint64_t *operations, uint64_t *bytes,
-                         uint64_t *failed, uint64_t *time_ns)
-{
-    RequestCounters *c = &blk->counters[kind];
-
-    *operations += counter_get(&c->operations);
-    if (bytes) {
-        *bytes += counter_get(&c->bytes);
-    }
-    *failed += counter_get(&c->failed);
-    *time_ns += counter_get(&c->time_ns);
-}
-
-static void add_stats(BlockBackend *blk, BlockStats *s)
-{
-    add_counters(blk, REQ_READ, &s->rd_operations, &s->rd_bytes,
-                 &s->failed_rd_operations, &s->rd_total_time_ns);
-    add_counters(blk, REQ_WRITE, &s->wr_operations, &s->wr_bytes,
-                 &s->failed_wr_operations, &s->wr_total_time_ns);
-    add_counters(blk, REQ_FLUSH, &s->flush_operations, NULL,
-                 &s->failed_flush_operations, &s->flush_total_time_ns);
-    add_counters(blk, REQ_UNMAP, &s->unmap_operations, &s->unmap_bytes,
-                 &s->failed_unmap_operations, &s->unmap_total_time_ns);
-    add_counters(blk, REQ_ZERO, &s->zero_operations, &s->zero_bytes,
-                 &s->failed_zero_operations, &s->zero_total_time_ns);
 }
 
 void blk_get_stats(BlockBackend *blk, BlockStats *stats)
 {
     memset(stats, 0, sizeof(*stats));
-    add_stats(blk, stats);
+    request_counters_sum(&blk->counters, stats);
     stats->wr_highest_offset = counter_get(&blk->wr_highest_offset);
 }
 
@@ -422,7 +354,7 @@ void bdrv_get_stats(BlockDriverState *bs, BlockStats *stats)
         BdrvChild *c = bs->parents->pdata[i];
 
         if (c->blk) {
-            add_stats(c->blk, stats);
+            request_counters_sum(&c->blk->counters, stats);
         }
     }
     graph_short_rdunlock();

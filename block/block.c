@@ -6,7 +6,6 @@
 
 #include "block/range-lock.h"
 #include "util/error.h"
-#include "util/json-copy.h"
 
 #define NODE_NAME_MAX 31
 
@@ -242,30 +241,6 @@ static void node_set_ready(BlockDriverState *bs, bool monitor_owned)
     graph_short_wrunlock();
 }
 
-static bool parse_common_options(BlockDriverState *bs, JsonObject *options,
-                                 GError **errp)
-{
-    JsonObject *cache = schema_get_object(options, "cache");
-    bool auto_read_only = schema_get_bool(options, "auto-read-only", false);
-
-    bs->options = json_object_deep_copy(options);
-    bs->read_only = schema_get_bool(options, "read-only", false);
-    bs->auto_read_only = auto_read_only && !bs->read_only;
-    bs->force_share = schema_get_bool(options, "force-share", false);
-    bs->discard_unmap =
-        !strcmp(schema_get_str(options, "discard", "ignore"), "unmap");
-    if (cache) {
-        bs->cache_direct = schema_get_bool(cache, "direct", false);
-        bs->cache_no_flush = schema_get_bool(cache, "no-flush", false);
-    }
-    if (bs->force_share && !bs->read_only) {
-        error_setg(errp,
-                   "force-share=on can only be used with read-only images");
-        return false;
-    }
-    return true;
-}
-
 /* A reference for the caller; @monitor: which is the monitor's */
 static BlockDriverState *open_node(JsonObject *options, bool monitor,
                                    GError **errp)
@@ -286,7 +261,7 @@ static BlockDriverState *open_node(JsonObject *options, bool monitor,
     if (!bs) {
         return NULL;
     }
-    if (!parse_common_options(bs, options, errp)) {
+    if (!node_parse_options(bs, options, errp)) {
         node_abandon(bs);
         return NULL;
     }
@@ -333,38 +308,6 @@ BlockDriverState *bdrv_new_internal(const BlockDriver *drv,
 
 /* ---- children ----------------------------------------------------------- */
 
-static void inherit(JsonObject *to, JsonObject *from, const char *name)
-{
-    if (!json_object_has_member(to, name) &&
-        json_object_has_member(from, name)) {
-        json_object_set_member(
-            to, name, json_deep_copy(json_object_get_member(from, name)));
-    }
-}
-
-/*
- * What an inline child's options leave open, it has from its parent. Guest
- * discards are the parent's affair, so the child passes on what it gets.
- */
-static JsonObject *child_options(JsonObject *parent, JsonObject *given)
-{
-    JsonObject *options = json_object_deep_copy(given);
-    JsonObject *parent_cache = schema_get_object(parent, "cache");
-
-    inherit(options, parent, "read-only");
-    inherit(options, parent, "auto-read-only");
-    inherit(options, parent, "force-share");
-    if (parent_cache) {
-        inherit(options, parent, "cache");
-        inherit(schema_get_object(options, "cache"), parent_cache, "direct");
-        inherit(schema_get_object(options, "cache"), parent_cache, "no-flush");
-    }
-    if (!json_object_has_member(options, "discard")) {
-        json_object_set_string_member(options, "discard", "unmap");
-    }
-    return options;
-}
-
 BdrvChild *bdrv_open_child(BlockDriverState *bs, JsonObject *options,
                            const char *name, GError **errp)
 {
@@ -378,7 +321,7 @@ BdrvChild *bdrv_open_child(BlockDriverState *bs, JsonObject *options,
     }
     if (JSON_NODE_HOLDS_OBJECT(node)) {
         g_autoptr(JsonObject) inline_options =
-            child_options(options, json_node_get_object(node));
+            node_child_options(options, json_node_get_object(node));
 
         child_bs = open_node(inline_options, false, errp);
     } else {

@@ -54,6 +54,17 @@ void graph_tran_abort(GraphTran *tran);
 /* Commit or abort. */
 bool graph_tran_finish(GraphTran *tran, bool ok);
 
+/* ---- node-options.c ----------------------------------------------------- */
+
+/* Set the members of @bs that follow from the options common to all drivers. */
+bool node_parse_options(BlockDriverState *bs, JsonObject *options,
+                        GError **errp);
+/*
+ * The options of an inline child: as @given, and what that leaves open as in
+ * its parent's options. (transfer full)
+ */
+JsonObject *node_child_options(JsonObject *parent, JsonObject *given);
+
 /* ---- permissions.c ------------------------------------------------------ */
 
 typedef struct PermEntry {

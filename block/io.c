@@ -19,6 +19,7 @@
 #include <string.h>
 
 #include "block/block-int.h"
+#include "block/block-stats.h"
 #include "block/dirty-bitmap.h"
 #include "block/range-lock.h"
 #include "util/iov.h"
@@ -235,16 +236,6 @@ static int write_begin(BlockDriverState *bs, RangeHold *hold, int64_t offset,
         !is_aligned(bs, offset, bytes), bdrv_request_cancel());
 }
 
-static void note_highest_offset(BlockDriverState *bs, uint64_t end)
-{
-    uint64_t old = __atomic_load_n(&bs->wr_highest_offset, __ATOMIC_RELAXED);
-
-    while (old < end && !__atomic_compare_exchange_n(
-                            &bs->wr_highest_offset, &old, end, false,
-                            __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
-    }
-}
-
 /* @touched: something was asked of the disk, successfully or not. */
 static void write_end(BlockDriverState *bs, RangeHold *hold, int64_t offset,
                       int64_t bytes, bool touched)
@@ -289,7 +280,7 @@ int bdrv_pwritev(BlockDriverState *bs, int64_t offset, int64_t bytes,
     }
     if (bytes > 0) {
         ret = any_rw(bs, true, offset, bytes, iov, niov, flags);
-        note_highest_offset(bs, offset + bytes);
+        counter_max(&bs->wr_highest_offset, offset + bytes);
     }
     write_end(bs, &hold, offset, bytes, bytes > 0);
     return finish_fua(bs, flags, bs->drv->supported_write_flags, ret);
@@ -398,7 +389,7 @@ int bdrv_pwrite_zeroes(BlockDriverState *bs, int64_t offset, int64_t bytes,
         ret = plain_zeroes(bs, fast_end, end - fast_end, flags);
     }
     if (touched) {
-        note_highest_offset(bs, end);
+        counter_max(&bs->wr_highest_offset, end);
     }
     write_end(bs, &hold, offset, bytes, touched);
     return finish_fua(
