@@ -278,13 +278,16 @@ static bool set_up(const CommandLine *cl)
     return true;
 }
 
-/* In the order in which each rests on the next */
+/*
+ * In the order in which each rests on the next. Exports before jobs: a job
+ * leaves the graph only when what clients wait for there has come to an end.
+ */
 static void shut_down(void)
 {
     monitor_stop();
-    job_cancel_all_sync();
     block_export_close_all();
     nbd_server_stop();
+    job_cancel_all_sync();
     bdrv_close_all();
     monitor_cleanup();
     pidfile_remove();

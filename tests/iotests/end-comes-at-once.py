@@ -56,12 +56,16 @@ class EndComesAtOnce(unittest.TestCase):
         self.assertIn("next-offset", reply)
         self.assertLess(reply["next-offset"], 64 * MiB)
 
-    def slow_read(self):
+    def slow_read(self, mirror=False):
         """A daemon in which a client's read is going to take an hour"""
         daemon = iotests.Daemon(
             "--blockdev", "null-co,node-name=n,latency-ns=3600000000000",
+            "--blockdev", "null-co,node-name=copy",
             "--nbd-server", f"addr.type=unix,addr.path={path('nbd')}",
             "--export", "nbd,id=e,node-name=n")
+        if mirror:
+            daemon.cmd("blockdev-mirror", job_id="m", device="n",
+                       target="copy", sync="full")
         client = nbd.NBD(path("nbd"), "n")
         self.addCleanup(client.sock.close)
         client.send_request(nbd.CMD_READ, 0, 4096)
@@ -72,6 +76,9 @@ class EndComesAtOnce(unittest.TestCase):
     def test_request_of_a_client(self):
         """What a client waits for does not keep the daemon"""
         self.slow_read().stop()
+
+    def test_mirror_with_such_a_client(self):
+        self.slow_read(mirror=True).stop()
 
     def test_server_with_such_a_client(self):
         with self.slow_read() as daemon:
