@@ -90,6 +90,10 @@ GPtrArray *nbd_export_list(void)
 
 static bool check_string(const char *what, const char *s, GError **errp)
 {
+    if (!g_utf8_validate(s, -1, NULL)) {
+        error_setg(errp, "%s is not valid UTF-8", what);
+        return false;
+    }
     if (strlen(s) > NBD_MAX_STRING) {
         error_setg(errp, "%s '%.64s...' is too long: %zu bytes, at most %d",
                    what, s, strlen(s), NBD_MAX_STRING);
@@ -144,7 +148,10 @@ static bool nbd_create(BlockExport *common, JsonObject *options, GError **errp)
     exp->description = g_strdup(description);
     exp->size = size;
     exp->flags = transmission_flags(common->writable);
-    exp->preferred_size = CLAMP(alignment, 4096, NBD_MAX_REQUEST);
+    exp->preferred_size = 4096;
+    if ((alignment & (alignment - 1)) == 0) {
+        exp->preferred_size = CLAMP(alignment, 4096, NBD_MAX_REQUEST);
+    }
     exp->allocation_depth = schema_get_bool(options, "allocation-depth", false);
     g_ptr_array_add(names, exp);
     return true;

@@ -6,6 +6,7 @@ storage daemon: the same commands to both, and the same answers."""
 import contextlib
 import os
 import stat
+import subprocess
 import unittest
 
 import iotests
@@ -271,6 +272,13 @@ class ExportsAsStockManagesThem(unittest.TestCase):
                  "tls-creds")):
             result = iotests.run(iotests.DAEMON, *NODES, *words, status=1)
             self.assertIn(message, result.stderr)
+        result = subprocess.run(
+            [iotests.DAEMON, *NODES, "--nbd-server",
+             f"addr.type=unix,addr.path={path('nbd')}", "--export",
+             b"nbd,id=e0,node-name=n0,name=\xff"], capture_output=True,
+            check=False)
+        self.assertEqual(result.returncode, 1)
+        self.assertIn(b"UTF-8", result.stderr)
 
 
 iotests.main()
