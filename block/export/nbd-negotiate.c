@@ -73,27 +73,32 @@ typedef struct Cursor {
     size_t left;
 } Cursor;
 
-static bool get_u16(Cursor *c, uint16_t *value)
+static bool get_bytes(Cursor *c, void *buf, size_t bytes)
 {
-    if (c->left < sizeof(*value)) {
+    if (c->left < bytes) {
         return false;
     }
-    memcpy(value, c->p, sizeof(*value));
+    memcpy(buf, c->p, bytes);
+    c->p += bytes;
+    c->left -= bytes;
+    return true;
+}
+
+static bool get_u16(Cursor *c, uint16_t *value)
+{
+    if (!get_bytes(c, value, sizeof(*value))) {
+        return false;
+    }
     *value = GUINT16_FROM_BE(*value);
-    c->p += sizeof(*value);
-    c->left -= sizeof(*value);
     return true;
 }
 
 static bool get_u32(Cursor *c, uint32_t *value)
 {
-    if (c->left < sizeof(*value)) {
+    if (!get_bytes(c, value, sizeof(*value))) {
         return false;
     }
-    memcpy(value, c->p, sizeof(*value));
     *value = GUINT32_FROM_BE(*value);
-    c->p += sizeof(*value);
-    c->left -= sizeof(*value);
     return true;
 }
 
