@@ -30,7 +30,9 @@ class EndComesAtOnce(unittest.TestCase):
         daemon.qmp.wait_job("j0", "aborting")
         daemon.qmp.wait_job("j0", "null")
         daemon.wait()
-        self.assertEqual(os.stat(image).st_size, 0)
+        # The end may come before the image was begun.
+        if os.path.exists(image):
+            self.assertEqual(os.stat(image).st_size, 0)
 
     def test_map_of_a_slow_file_system(self):
         """A map that would take half a minute is cut short, and says where"""

@@ -26,7 +26,7 @@ class Readers(unittest.TestCase):
             if daemon.cache("disk")["strategy"] == "fiemap":
                 self.assertLessEqual(
                     trace.asked(image, "SEEK_HOLE|SEEK_DATA"), holes)
-                self.assertLessEqual(trace.asked(image, "FIEMAP"), holes // 16)
+                self.assertLessEqual(trace.asked(image, "FIEMAP"), holes // 8)
             else:
                 self.assertLessEqual(trace.asked(image), 2 * holes + 1)
             with daemon.strace("lseek,ioctl") as trace:
