@@ -90,47 +90,54 @@ static int fiemap(StatusQuestion *q, int64_t start, int64_t end, int count)
     return 0;
 }
 
+/* Where @e ends, but not behind @end */
+static int64_t extent_end(const struct fiemap_extent *e, int64_t end)
+{
+    if (e->fe_length > (uint64_t)end || e->fe_logical > end - e->fe_length) {
+        return end;
+    }
+    return e->fe_logical + e->fe_length;
+}
+
+/* Add @e to the mapping that reaches up to @m->end. Blocks with data are data. */
+static void add_extent(StatusQuestion *q, ProbeMapping *m,
+                       const struct fiemap_extent *e, int64_t end)
+{
+    int64_t from, to = extent_end(e, end);
+
+    if ((e->fe_flags & FIEMAP_EXTENT_UNWRITTEN) || to <= m->end) {
+        return;
+    }
+    from = status_question_floor(q, MIN(e->fe_logical, (uint64_t)end));
+    if (from > m->end) {
+        add_run(m, from, false);
+    }
+    m->end = status_question_ceil(q, to);
+    add_run(m, m->end, true);
+}
+
 /*
  * Read the mapping from @start, as far as @count extents reach, to @end at
- * most, into the probe's mapping. Blocks with any data are data.
+ * most, into the probe's mapping.
  */
 static int read_mapping(StatusQuestion *q, int64_t start, int64_t end,
                         int count)
 {
     const struct fiemap *f = q->probe->fiemap;
     ProbeMapping *m = &q->probe->mapping;
-    int64_t pos = start, seen = start;
+    int64_t seen = start;
     uint32_t i;
     int r = fiemap(q, start, end, count);
 
     if (r < 0) {
         return r;
     }
-    m->start = start;
+    m->start = m->end = start;
     m->n_runs = 0;
     m->gaps = false;
     for (i = 0; i < f->fm_mapped_extents; i++) {
-        const struct fiemap_extent *e = &f->fm_extents[i];
-        uint64_t e_end =
-            e->fe_length > (uint64_t)end || e->fe_logical > end - e->fe_length
-                ? (uint64_t)end
-                : e->fe_logical + e->fe_length;
-        int64_t from = CLAMP(e->fe_logical, (uint64_t)start, (uint64_t)end);
-        int64_t to = e_end;
-
-        seen = MAX(seen, to);
-        if ((e->fe_flags & FIEMAP_EXTENT_UNWRITTEN) || from >= to) {
-            continue;
-        }
-        from = MAX(status_question_floor(q, from), pos);
-        to = status_question_ceil(q, to);
-        if (from > pos) {
-            add_run(m, from, false);
-        }
-        if (to > from) {
-            add_run(m, to, true);
-            pos = to;
-        }
+        seen = MAX(seen, extent_end(&f->fm_extents[i], end));
+        add_extent(q, m, &f->fm_extents[i], end);
     }
     if (f->fm_mapped_extents < (uint32_t)count) {
         seen = end;
@@ -138,16 +145,15 @@ static int read_mapping(StatusQuestion *q, int64_t start, int64_t end,
         return -EIO; /* they went backwards */
     }
     seen = seen < end ? status_question_floor(q, seen) : end;
-    if (seen > pos) {
+    if (seen > m->end) {
         add_run(m, seen, false);
-        pos = seen;
+        m->end = seen;
     }
-    if (pos == start) {
+    if (m->end == start) {
         /* Not even one block: what cannot be seen at once is data. */
-        pos = status_question_ceil(q, start + 1);
-        add_run(m, pos, true);
+        m->end = status_question_ceil(q, start + 1);
+        add_run(m, m->end, true);
     }
-    m->end = pos;
     q->probe->max_extents = m->n_runs > (int)f->fm_mapped_extents / 2
                                 ? SPARSE_EXTENTS
                                 : PROBE_MAX_EXTENTS;
