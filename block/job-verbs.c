@@ -276,7 +276,7 @@ JsonArray *job_query_block(void)
     return rows;
 }
 
-bool job_uses_node(BlockDriverState *bs, char **id)
+bool job_uses_node(BlockDriverState *bs, GError **errp)
 {
     guint i;
 
@@ -285,9 +285,10 @@ bool job_uses_node(BlockDriverState *bs, char **id)
         const Job *job = job_list->pdata[i];
 
         if (g_ptr_array_find(job->nodes, bs, NULL)) {
-            if (id) {
-                *id = g_strdup(job->id);
-            }
+            error_setg(errp,
+                       "Node '%s' is busy: block device is in use by block "
+                       "job: %s",
+                       bdrv_node_name(bs), job->drv->type);
             return true;
         }
     }

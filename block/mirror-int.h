@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* What mirror.c (the job) and mirror-copy.c (its workers) share */
+/* What mirror.c (the job), mirror-copy.c (its workers) and mirror-pick.c share */
 #ifndef BLOCK_MIRROR_INT_H
 #define BLOCK_MIRROR_INT_H
 
@@ -10,6 +10,8 @@
 #include "util/thread.h"
 
 #define MIRROR_MAX_WORKERS 16
+/* After so many rounds there will not be a moment when nothing is left. */
+#define MIRROR_MANY_ROUNDS 3
 
 /* What one worker is doing. [offset, offset + bytes) is its own meanwhile. */
 typedef struct MirrorOp {
@@ -57,6 +59,7 @@ struct MirrorJob {
     int64_t
         kick_at; /* remaining bytes from which on the job is kicked; or -1 */
     int64_t cursor;
+    uint64_t rounds;
     unsigned in_flight;
     int64_t in_flight_bytes;
     int ret; /* the first error */
@@ -73,6 +76,7 @@ struct MirrorJob {
 /* What there is to do, and how it stands */
 typedef struct MirrorState {
     int64_t remaining; /* bytes dirty or in flight */
+    uint64_t rounds;   /* how often the disk was gone through, so far */
     int ret;
 } MirrorState;
 
@@ -101,6 +105,20 @@ int mirror_copy_rest(MirrorJob *s);
  * error; look at the state at once. */
 void mirror_watch(MirrorJob *s, int64_t remaining, bool gather,
                   MirrorState *state);
+
+/* ---- mirror-pick.c ------------------------------------------------------ */
+
+/* How many granules @bytes from the disk's start take */
+int64_t mirror_granules(MirrorJob *s, int64_t bytes);
+/*
+ * It is @w's turn: w->op says what it is to do, and is in flight; or false, for
+ * now nothing may be picked. Lock held, released in between
+ */
+bool mirror_pick(MirrorJob *s, MirrorWorker *w);
+/* Of what @op holds it copies only the first @keep bytes. Lock held */
+void mirror_unclaim(MirrorJob *s, MirrorOp *op, int64_t keep);
+/* @opaque: a MirrorJob. The guests have written to its source. */
+void mirror_source_marked(void *opaque);
 
 /* ---- mirror-top.c ------------------------------------------------------- */
 

@@ -5,8 +5,10 @@
  *
  * A dirty bitmap on the source says what is still to be copied; at first that
  * is everything. The workers (mirror-copy.c) do the copying, and the
- * coordinator watches how much is left. Once there was nothing left the job is
- * READY and follows the writes until it is told to end.
+ * coordinator watches how much is left. Once there was a moment when nothing was
+ * left the job is READY and follows the writes until it is told to end. If
+ * guests write so much that there is no such moment in a few rounds through the
+ * disk, few bytes left will do.
  *
  * To end, it first waits until few bytes are left (buf-size at most) and flushes
  * the target while guests go on writing. Then the management thread drains the
@@ -47,8 +49,8 @@ static int flush_target(MirrorJob *s)
     return ret;
 }
 
-/* The workers have come down to what was waited for. */
-static int reached(MirrorJob *s, bool *done, int64_t *deadline_us)
+/* So little is left that the next step is worth taking. */
+static int take_step(MirrorJob *s, bool *done, int64_t *deadline_us)
 {
     int ret = 0;
 
@@ -84,11 +86,15 @@ static int follow(MirrorJob *s)
 
     while (!done && ret == 0) {
         bool completing = s->ready && job_should_complete(s->job, NULL);
-        int64_t few = completing ? s->buf_size : s->ready ? -1 : 0;
+        bool waiting = s->ready && !completing;
         int64_t deadline_us = INT64_MAX;
+        int64_t few = s->buf_size;
         MirrorState state;
 
-        mirror_watch(s, few, s->ready && !completing, &state);
+        mirror_watch(s, waiting ? -1 : few, waiting, &state);
+        if (!s->ready && state.rounds < MIRROR_MANY_ROUNDS) {
+            few = 0;
+        }
         if (job_is_cancelled(s->job)) {
             ret = -ECANCELED;
         } else if (state.ret < 0) {
@@ -96,8 +102,8 @@ static int follow(MirrorJob *s)
         } else if (job_wants_pause(s->job)) {
             rest(s);
             continue;
-        } else if (state.remaining <= few) {
-            ret = reached(s, &done, &deadline_us);
+        } else if (!waiting && state.remaining <= few) {
+            ret = take_step(s, &done, &deadline_us);
         }
         if (!done && ret == 0) {
             job_wait(s->job, deadline_us);
@@ -289,19 +295,6 @@ static bool is_root(BlockDriverState *bs)
     return true;
 }
 
-static bool check_unused(BlockDriverState *bs, GError **errp)
-{
-    g_autofree char *id = NULL;
-
-    if (job_uses_node(bs, &id)) {
-        error_setg(errp,
-                   "Node '%s' is busy: block device is in use by block job: %s",
-                   bdrv_node_name(bs), id);
-        return false;
-    }
-    return true;
-}
-
 static bool check_nodes(BlockDriverState *source, BlockDriverState *target,
                         GError **errp)
 {
@@ -316,7 +309,7 @@ static bool check_nodes(BlockDriverState *source, BlockDriverState *target,
         error_setg(errp, "Need a root block node");
         return false;
     }
-    if (!check_unused(source, errp) || !check_unused(target, errp)) {
+    if (job_uses_node(source, errp) || job_uses_node(target, errp)) {
         return false;
     }
     for (bs = target; bs->file; bs = bs->file->bs) {

@@ -194,7 +194,10 @@ JsonArray *job_query_block(void);
  * on the management thread, which must be running, and without the graph mutex.
  */
 void job_cancel_all_sync(void);
-/* Does any job use @bs? Its id (to be freed) goes to *@id, if not NULL. */
-bool job_uses_node(BlockDriverState *bs, char **id);
+/*
+ * Does any job use @bs? Then @errp tells by which: "Node 'disk0' is busy: block
+ * device is in use by block job: mirror".
+ */
+bool job_uses_node(BlockDriverState *bs, GError **errp);
 
 #endif
