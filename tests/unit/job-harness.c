@@ -98,6 +98,15 @@ void management_halt(void)
     set_halted(true);
 }
 
+void management_wait_queued(void)
+{
+    MUTEX_GUARD(&lock);
+
+    while (g_queue_is_empty(&queue)) {
+        cond_wait(&changed, &lock);
+    }
+}
+
 void management_go(void)
 {
     set_halted(false);

@@ -18,6 +18,7 @@ void on_management(void (*func)(void *opaque), void *opaque);
 
 /* What management_queue() got from now on stays in the queue, until go. */
 void management_halt(void);
+void management_wait_queued(void);
 void management_go(void);
 
 /*

@@ -16,6 +16,7 @@ typedef struct Range {
 
 struct MemDisk {
     int64_t length;
+    void (*after_write)(void *opaque);
     Mutex lock;
     Cond changed;
     /* lock */
@@ -72,9 +73,9 @@ static int begin(MemDisk *disk, MemRequest kind, int64_t bytes)
     MUTEX_GUARD(&disk->lock);
     n = disk->count[kind]++;
     disk->bytes[kind] += bytes;
+    cond_broadcast(&disk->changed);
     if (n == disk->hold_at[kind]) {
         disk->held = true;
-        cond_broadcast(&disk->changed);
         while (!disk->let_go) {
             cond_wait(&disk->changed, &disk->lock);
         }
@@ -122,17 +123,16 @@ static void set_zero_blocks(MemDisk *disk, int64_t start, int64_t end,
     }
 }
 
+/* A held read has its data already. */
 static int mem_preadv(BlockDriverState *bs, int64_t offset, int64_t bytes,
                       const struct iovec *iov, int niov, int flags)
 {
     MemDisk *disk = bs->opaque;
-    int ret = begin(disk, MEM_READ, bytes);
 
-    if (ret == 0) {
-        MUTEX_GUARD(&disk->lock);
-        iov_from_buf(iov, niov, 0, disk->data + offset, bytes);
-    }
-    return ret;
+    mutex_lock(&disk->lock);
+    iov_from_buf(iov, niov, 0, disk->data + offset, bytes);
+    mutex_unlock(&disk->lock);
+    return begin(disk, MEM_READ, bytes);
 }
 
 /* In two steps, so that readers may see a half. NULL @iov: zeroes */
@@ -171,7 +171,13 @@ static int change(MemDisk *disk, MemRequest kind, int64_t offset, int64_t bytes,
 static int mem_pwritev(BlockDriverState *bs, int64_t offset, int64_t bytes,
                        const struct iovec *iov, int niov, int flags)
 {
-    return change(bs->opaque, MEM_WRITE, offset, bytes, iov, niov);
+    MemDisk *disk = bs->opaque;
+    int ret = change(disk, MEM_WRITE, offset, bytes, iov, niov);
+
+    if (disk->after_write) {
+        disk->after_write(disk);
+    }
+    return ret;
 }
 
 static int mem_pwrite_zeroes(BlockDriverState *bs, int64_t offset,
@@ -197,27 +203,30 @@ static int64_t mem_getlength(BlockDriverState *bs)
     return disk->length;
 }
 
+/* A held answer stays what it is. */
 static int mem_block_status(BlockDriverState *bs, unsigned want, int64_t offset,
                             int64_t bytes, int64_t *pnum, int64_t *map,
                             BlockDriverState **file)
 {
     MemDisk *disk = bs->opaque;
-    int ret = begin(disk, MEM_STATUS, bytes);
     int64_t block = offset / MEM_DISK_BLOCK;
     bool zero;
+    int ret;
 
-    if (ret < 0) {
-        return ret;
-    }
-    MUTEX_GUARD(&disk->lock);
+    mutex_lock(&disk->lock);
     zero = disk->zero[block] && !disk->hide_zeroes;
     do {
         block++;
     } while (block < blocks(disk) &&
              zero == (disk->zero[block] && !disk->hide_zeroes));
+    mutex_unlock(&disk->lock);
     *pnum = MIN(block * MEM_DISK_BLOCK, disk->length) - offset;
     *map = offset;
     *file = bs;
+    ret = begin(disk, MEM_STATUS, bytes);
+    if (ret < 0) {
+        return ret;
+    }
     return BDRV_BLOCK_OFFSET_VALID | (zero ? BDRV_BLOCK_ZERO : BDRV_BLOCK_DATA);
 }
 
@@ -330,6 +339,20 @@ void mem_disk_let_go(MemDisk *disk)
     MUTEX_GUARD(&disk->lock);
     disk->let_go = true;
     cond_broadcast(&disk->changed);
+}
+
+void mem_disk_wait_count(MemDisk *disk, MemRequest kind, int64_t count)
+{
+    MUTEX_GUARD(&disk->lock);
+
+    while (disk->count[kind] < count) {
+        cond_wait(&disk->changed, &disk->lock);
+    }
+}
+
+void mem_disk_after_write(MemDisk *disk, void (*func)(void *opaque))
+{
+    disk->after_write = func;
 }
 
 int64_t mem_disk_count(MemDisk *disk, MemRequest kind)

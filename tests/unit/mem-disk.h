@@ -42,7 +42,12 @@ void mem_disk_fail(MemDisk *disk, MemRequest kind, int n, int error);
 void mem_disk_hold(MemDisk *disk, MemRequest kind, int n);
 void mem_disk_wait_held(MemDisk *disk);
 void mem_disk_let_go(MemDisk *disk);
-/* How many there were */
+/* Wait until so many requests of that kind have begun. */
+void mem_disk_wait_count(MemDisk *disk, MemRequest kind, int64_t count);
+/* @func is called after each write, by whoever writes; nothing is in flight. */
+void mem_disk_after_write(MemDisk *disk, void (*func)(void *opaque));
+
+/* How many have begun, and how long they are together */
 int64_t mem_disk_count(MemDisk *disk, MemRequest kind);
 int64_t mem_disk_bytes(MemDisk *disk, MemRequest kind);
 

@@ -2,6 +2,7 @@
 /* Jobs: states, verbs, events, and that nothing is left of them */
 #include <string.h>
 
+#include "block/block-int.h"
 #include "block/job-int.h"
 #include "job-harness.h"
 #include "unit-main.h"
@@ -365,6 +366,7 @@ START_TEST(test_cancel_between)
     start_toy(true, true);
     management_halt();
     let_toy_go();
+    management_wait_queued();
     verb_ok(job_verb_cancel(JOB_FAMILY_ALL, "t", true, errp));
     management_go();
     wait_event("t:null");
@@ -495,18 +497,19 @@ END_TEST
 
 START_TEST(test_nodes)
 {
-    /* Only their addresses matter. */
-    char a, b;
+    BlockDriverState used = { .node_name = (char *)"used" };
+    BlockDriverState unused = { .node_name = (char *)"unused" };
     Creation c = { .drv = &toy_driver, .options = { .id = "t" } };
-    g_autofree char *id = NULL;
+    g_autoptr(GError) err = NULL;
 
     on_management(create, &c);
-    job_add_node(c.job, (BlockDriverState *)&a);
-    ck_assert(job_uses_node((BlockDriverState *)&a, &id));
-    ck_assert_str_eq(id, "t");
-    ck_assert(!job_uses_node((BlockDriverState *)&b, NULL));
+    job_add_node(c.job, &used);
+    ck_assert(job_uses_node(&used, &err));
+    ck_assert_str_eq(err->message, "Node 'used' is busy: block device is in "
+                                   "use by block job: toy");
+    ck_assert(!job_uses_node(&unused, NULL));
     on_management(abandon, c.job);
-    ck_assert(!job_uses_node((BlockDriverState *)&a, NULL));
+    ck_assert(!job_uses_node(&used, NULL));
 }
 END_TEST
 

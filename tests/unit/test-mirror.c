@@ -1,170 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The mirror job: that the copy is true whatever guests do meanwhile, that no
- * acknowledged write is lost when they move to it, and that nothing is left of
- * it whatever happens.
+ * The mirror job, one thing after the other: what it copies, what it refuses,
+ * how it ends, and that nothing is left of it whatever happens.
  */
 #include <inttypes.h>
 #include <string.h>
 
-#include "block/dirty-bitmap.h"
-#include "block/mirror.h"
 #include "job-harness.h"
-#include "mem-disk.h"
+#include "mirror-fixture.h"
 #include "unit-main.h"
-#include "util/error.h"
-#include "util/schema.h"
-
-#define KiB INT64_C(1024)
-#define MiB (KiB * KiB)
-
-static BlockDriverState *source, *target;
-static BlockBackend *guest;
-static int threads_before;
-
-static int count_threads(void)
-{
-    GDir *dir = g_dir_open("/proc/self/task", 0, NULL);
-    int n = 0;
-
-    ck_assert(dir != NULL);
-    while (g_dir_read_name(dir)) {
-        n++;
-    }
-    g_dir_close(dir);
-    return n;
-}
-
-/* ---- source, target and guest ------------------------------------------- */
-
-static void make_disks(void *opaque)
-{
-    int64_t *length = opaque;
-
-    source = mem_disk_new("src", *length);
-    target = mem_disk_new("dst", *length);
-    guest = blk_new("guest", false, BLK_PERM_CONSISTENT_READ | BLK_PERM_WRITE,
-                    BLK_PERM_ALL);
-    ck_assert(blk_attach(guest, source, NULL));
-    threads_before = count_threads();
-}
-
-static void make(int64_t length)
-{
-    on_management(make_disks, &length);
-    mem_disk_fill(mem_disk_of(source), 1);
-}
-
-static void check_node(BlockDriverState *bs, guint parents)
-{
-    ck_assert_uint_eq(bs->parents->len, parents);
-    ck_assert_uint_eq(bs->n_dirty_bitmaps, 0);
-    ck_assert_int_eq(g_atomic_int_get(&bs->refcnt), 1 + parents);
-}
-
-static void remove_disks(void *opaque)
-{
-    BlockDriverState *home = blk_get_bs(guest);
-
-    bdrv_unref(home);
-    ck_assert(bdrv_find_node("filter", NULL) == NULL);
-    check_node(source, home == source);
-    check_node(target, home == target);
-    blk_free(guest);
-    bdrv_unref(source);
-    bdrv_unref(target);
-    guest = NULL;
-}
-
-/* The job is gone. */
-static void unmake(void)
-{
-    int n;
-
-    job_cancel_all_sync();
-    on_management(remove_disks, NULL);
-    /* The kernel may take its time to forget a thread that was joined. */
-    do {
-        n = count_threads();
-    } while (n > threads_before);
-    ck_assert_int_eq(n, threads_before);
-}
-
-typedef struct Start {
-    MirrorOptions options;
-    GError *err;
-    bool ok;
-} Start;
-
-static void start_now(void *opaque)
-{
-    Start *start = opaque;
-
-    start->ok = mirror_start(&start->options, &start->err);
-}
-
-static Start defaults(void)
-{
-    return (Start){ .options = { .job = { .id = "m",
-                                          .auto_finalize = true,
-                                          .auto_dismiss = true },
-                                 .device = "src",
-                                 .target = "dst",
-                                 .filter_node_name = "filter" } };
-}
-
-static void start_with(const Start *with)
-{
-    Start start = *with;
-
-    forget_events();
-    on_management(start_now, &start);
-    ck_assert_msg(start.ok, "%s", start.err ? start.err->message : "no error");
-}
-
-static void start_mirror(void)
-{
-    Start start = defaults();
-
-    start_with(&start);
-}
-
-static void refused(const Start *with, const char *message)
-{
-    Start start = *with;
-    g_autofree char *have = NULL;
-
-    forget_events();
-    on_management(start_now, &start);
-    ck_assert(!start.ok);
-    ck_assert_str_eq(start.err->message, message);
-    g_error_free(start.err);
-    have = events();
-    ck_assert_msg(!*have || !strcmp(have, "m:created m:null"), "%s", have);
-}
-
-static void complete(void)
-{
-    verb_ok(job_verb_complete(JOB_FAMILY_ALL, "m", errp));
-}
-
-static void soft_cancel(void)
-{
-    verb_ok(job_verb_cancel(JOB_FAMILY_BLOCK, "m", false, errp));
-}
-
-static void check_home(BlockDriverState *home)
-{
-    BlockDriverState *bs = blk_get_bs(guest);
-
-    ck_assert(bs == home);
-    bdrv_unref_later(bs);
-}
-
-static void assert_mirrored(void)
-{
-    mem_disk_assert_equal(mem_disk_of(source), mem_disk_of(target));
-}
 
 /* ---- one after the other ------------------------------------------------ */
 
@@ -172,7 +16,7 @@ START_TEST(test_pivot)
 {
     uint8_t byte = 77;
 
-    make(5 * MiB + 513);
+    make_filled(5 * MiB + 513);
     start_mirror();
     wait_event("m:READY");
     assert_mirrored();
@@ -218,7 +62,7 @@ START_TEST(test_late_user)
     BlockBackend *late;
     BlockDriverState *home;
 
-    make(3 * MiB);
+    make_filled(3 * MiB);
     start_mirror();
     wait_event("m:READY");
     on_management(attach_late, &late);
@@ -243,7 +87,7 @@ START_TEST(test_soft_cancel)
 {
     uint8_t byte = 77;
 
-    make(3 * MiB);
+    make_filled(3 * MiB);
     start_mirror();
     wait_event("m:READY");
     ck_assert_int_eq(blk_pwrite(guest, 12345, 1, &byte, 0), 0);
@@ -263,7 +107,7 @@ END_TEST
 
 START_TEST(test_empty)
 {
-    make(0);
+    make_filled(0);
     start_mirror();
     wait_event("m:READY");
     ck_assert_int_eq(event_int("m:READY", "len"), 0);
@@ -289,7 +133,7 @@ START_TEST(test_sizes)
             for (l = 0; l < G_N_ELEMENTS(lengths); l++) {
                 Start start = defaults();
 
-                make(lengths[l]);
+                make_filled(lengths[l]);
                 start.options.granularity = granularities[g];
                 start.options.buf_size = buffers[b];
                 start_with(&start);
@@ -313,7 +157,7 @@ START_TEST(test_zeroes)
     int i;
 
     for (i = 0; i < 3; i++) {
-        make(16 * MiB);
+        make_filled(16 * MiB);
         src = mem_disk_of(source);
         dst = mem_disk_of(target);
         memset(mem_disk_data(src), 0, 16 * MiB);
@@ -362,7 +206,7 @@ START_TEST(test_refusals)
     Start start;
     int64_t length = MiB;
 
-    make(length);
+    make_filled(length);
 #define REFUSED(member, value, message)                                        \
     do {                                                                       \
         start = defaults();                                                    \
@@ -425,7 +269,7 @@ START_TEST(test_nodes_refused)
     Other small = { "small", MiB - 1 };
     Other third = { "third", MiB };
 
-    make(MiB);
+    make_filled(MiB);
     on_management(add_other, &small);
     on_management(add_other, &third);
     start.options.target = "small";
@@ -441,10 +285,10 @@ START_TEST(test_nodes_refused)
     start.options.device = "third";
     forget_events();
     refused(&start, "Node 'dst' is busy: block device is in use by block job: "
-                    "m");
+                    "mirror");
     start.options.target = "filter";
     refused(&start, "Node 'filter' is busy: block device is in use by block "
-                    "job: m");
+                    "job: mirror");
     job_cancel_all_sync();
 
     on_management(set_read_only, target);
@@ -452,6 +296,139 @@ START_TEST(test_nodes_refused)
     refused(&start, "Block node 'dst' is read-only");
     on_management(remove_other, &small);
     on_management(remove_other, &third);
+    unmake();
+}
+END_TEST
+
+/* ---- between two steps of a worker ---------------------------------------- */
+
+/* A granule is written while it is in a worker's hands: nobody else takes it. */
+START_TEST(test_rewritten_in_flight)
+{
+    uint8_t byte = 7;
+    MemDisk *dst;
+    int64_t writes;
+
+    make_filled(4 * MiB);
+    dst = mem_disk_of(target);
+    mem_disk_forbid_overlap(dst);
+    start_mirror();
+    wait_event("m:READY");
+    writes = mem_disk_count(dst, MEM_WRITE);
+    mem_disk_hold(dst, MEM_WRITE, 0);
+    ck_assert_int_eq(blk_pwrite(guest, 0, 1, &byte, 0), 0);
+    mem_disk_wait_held(dst);
+    byte++;
+    ck_assert_int_eq(blk_pwrite(guest, 0, 1, &byte, 0), 0);
+    /* Others are copied meanwhile: twice the workers have looked for more. */
+    ck_assert_int_eq(blk_pwrite(guest, 2 * MiB, 1, &byte, 0), 0);
+    mem_disk_wait_count(dst, MEM_WRITE, writes + 2);
+    ck_assert_int_eq(blk_pwrite(guest, 3 * MiB, 1, &byte, 0), 0);
+    mem_disk_wait_count(dst, MEM_WRITE, writes + 3);
+    mem_disk_let_go(dst);
+    finish_and_compare();
+    unmake();
+}
+END_TEST
+
+/* Zeroes before it do not take it along. */
+START_TEST(test_zeroed_in_flight)
+{
+    uint8_t byte = 7;
+    MemDisk *dst;
+    int64_t writes, zeroes;
+
+    make_filled(4 * MiB);
+    dst = mem_disk_of(target);
+    mem_disk_forbid_overlap(dst);
+    start_mirror();
+    wait_event("m:READY");
+    writes = mem_disk_count(dst, MEM_WRITE);
+    zeroes = mem_disk_count(dst, MEM_ZERO);
+    mem_disk_hold(dst, MEM_WRITE, 0);
+    ck_assert_int_eq(blk_pwrite(guest, MiB + 64 * KiB, 1, &byte, 0), 0);
+    mem_disk_wait_held(dst);
+    /* Data first, so that zeroing it is known to be needed */
+    ck_assert_int_eq(blk_pwrite(guest, MiB, 1, &byte, 0), 0);
+    mem_disk_wait_count(dst, MEM_WRITE, writes + 2);
+    ck_assert_int_eq(blk_pwrite_zeroes(guest, MiB, 128 * KiB, 0), 0);
+    mem_disk_wait_count(dst, MEM_ZERO, zeroes + 1);
+    mem_disk_let_go(dst);
+    finish_and_compare();
+    unmake();
+}
+END_TEST
+
+/* What is zero by its status is written before the answer is made use of. */
+START_TEST(test_written_after_status)
+{
+    uint8_t byte = 7;
+    MemDisk *src;
+
+    make(MiB);
+    src = mem_disk_of(source);
+    mem_disk_hold(src, MEM_STATUS, 0);
+    start_mirror();
+    mem_disk_wait_held(src);
+    ck_assert_int_eq(blk_pwrite(guest, 4711, 1, &byte, 0), 0);
+    mem_disk_let_go(src);
+    wait_event("m:READY");
+    finish_and_compare();
+    unmake();
+}
+END_TEST
+
+/* What was read is written before it has got to the target. */
+START_TEST(test_written_after_read)
+{
+    uint8_t byte = 7;
+    MemDisk *src;
+
+    make(MiB);
+    memset(mem_disk_data(mem_disk_of(source)), 1, MiB);
+    mem_disk_hide_zeroes(mem_disk_of(source));
+    src = mem_disk_of(source);
+    mem_disk_hold(src, MEM_READ, 0);
+    start_mirror();
+    mem_disk_wait_held(src);
+    ck_assert_int_eq(blk_pwrite(guest, 4711, 1, &byte, 0), 0);
+    mem_disk_let_go(src);
+    wait_event("m:READY");
+    finish_and_compare();
+    unmake();
+}
+END_TEST
+
+/* A guest that writes whenever something was copied: there is never a moment
+ * when nothing is left. It gets ready nevertheless. */
+static int never_pausing; /* atomic */
+
+static void write_again(void *opaque)
+{
+    static uint8_t byte;
+
+    if (g_atomic_int_get(&never_pausing)) {
+        int64_t offset = byte++ % 2 * 512 * KiB;
+
+        ck_assert_int_eq(blk_pwrite(guest, offset, 1, &byte, 0), 0);
+    }
+}
+
+START_TEST(test_never_clean)
+{
+    Start start = defaults();
+
+    /* One worker, so that the guest is one, too. Two granules are left. */
+    start.options.buf_size = 128 * KiB;
+    make(MiB);
+    memset(mem_disk_data(mem_disk_of(source)), 1, MiB);
+    mem_disk_hide_zeroes(mem_disk_of(source));
+    g_atomic_int_set(&never_pausing, 1);
+    mem_disk_after_write(mem_disk_of(target), write_again);
+    start_with(&start);
+    wait_event("m:READY");
+    g_atomic_int_set(&never_pausing, 0);
+    finish_and_compare();
     unmake();
 }
 END_TEST
@@ -480,7 +457,7 @@ START_TEST(test_errors)
         const Failure *f = &failures[i];
         g_autofree char *expected = NULL;
 
-        make(8 * MiB);
+        make_filled(8 * MiB);
         mem_disk_fill(mem_disk_of(target), 2);
         mem_disk_fail(mem_disk_of(f->on_source ? source : target), f->kind,
                       f->n, ENOSPC);
@@ -510,7 +487,7 @@ START_TEST(test_late_errors)
     uint8_t byte = 1;
     int n;
 
-    make(MiB);
+    make_filled(MiB);
     start_mirror();
     wait_event("m:READY");
     mem_disk_fail(mem_disk_of(target), MEM_WRITE, 0, EIO);
@@ -522,7 +499,7 @@ START_TEST(test_late_errors)
     check_home(source);
     unmake();
     for (n = 0; n < 2; n++) {
-        make(MiB);
+        make_filled(MiB);
         start_mirror();
         wait_event("m:READY");
         mem_disk_fail(mem_disk_of(target), MEM_FLUSH, n, EIO);
@@ -542,7 +519,7 @@ START_TEST(test_guest_error)
 {
     uint8_t byte = 9;
 
-    make(MiB);
+    make_filled(MiB);
     start_mirror();
     wait_event("m:READY");
     mem_disk_fail(mem_disk_of(source), MEM_WRITE, 0, EIO);
@@ -575,7 +552,7 @@ START_TEST(test_pivot_refused)
     BlockBackend *blk;
     g_autofree char *have = NULL;
 
-    make(MiB);
+    make_filled(MiB);
     start_mirror();
     wait_event("m:READY");
     on_management(spoil_pivot, &blk);
@@ -616,7 +593,7 @@ START_TEST(test_cancel_anywhere)
         MemDisk *disk;
         g_autofree char *have = NULL;
 
-        make(8 * MiB);
+        make_filled(8 * MiB);
         mem_disk_fill(mem_disk_of(target), 2);
         disk = mem_disk_of(p->on_source ? source : target);
         if (!p->after_ready) {
@@ -644,7 +621,7 @@ END_TEST
 
 START_TEST(test_cancel_ready)
 {
-    make(MiB);
+    make_filled(MiB);
     start_mirror();
     wait_event("m:READY");
     verb_ok(job_verb_cancel(JOB_FAMILY_BLOCK, "m", true, errp));
@@ -663,7 +640,7 @@ START_TEST(test_pending)
 
     start.options.job.auto_finalize = false;
     start.options.job.auto_dismiss = false;
-    make(MiB);
+    make_filled(MiB);
     start_with(&start);
     wait_event("m:READY");
     complete();
@@ -679,7 +656,7 @@ START_TEST(test_pending)
     verb_ok(job_verb_dismiss(JOB_FAMILY_BLOCK, "m", errp));
     unmake();
 
-    make(MiB);
+    make_filled(MiB);
     start_with(&start);
     wait_event("m:READY");
     complete();
@@ -698,7 +675,7 @@ START_TEST(test_pause)
     int64_t writes;
     uint8_t byte = 5;
 
-    make(8 * MiB);
+    make_filled(8 * MiB);
     dst = mem_disk_of(target);
     mem_disk_hold(dst, MEM_WRITE, 0);
     start_mirror();
@@ -729,7 +706,7 @@ START_TEST(test_speed)
     MemDisk *dst;
 
     start.options.job.speed = 1;
-    make(8 * MiB);
+    make_filled(8 * MiB);
     dst = mem_disk_of(target);
     memset(mem_disk_data(mem_disk_of(source)), 1, 8 * MiB);
     mem_disk_hide_zeroes(mem_disk_of(source));
@@ -763,7 +740,7 @@ START_TEST(test_drain_not_reached)
     uint8_t byte = 1;
     MemDisk *src;
 
-    make(MiB);
+    make_filled(MiB);
     start_mirror();
     wait_event("m:READY");
     src = mem_disk_of(source);
@@ -787,304 +764,6 @@ START_TEST(test_drain_not_reached)
 }
 END_TEST
 
-/* The same at the start: there is no job then, and all goes on. */
-START_TEST(test_start_with_hung_request)
-{
-    Start start = defaults();
-    pthread_t thread;
-    uint8_t byte = 1;
-    MemDisk *src;
-
-    make(MiB);
-    src = mem_disk_of(source);
-    mem_disk_hold(src, MEM_WRITE, 0);
-    pthread_create(&thread, NULL, hung_write, NULL);
-    mem_disk_wait_held(src);
-    refused(&start, "Node 'src' is busy: a request does not end");
-    ck_assert_int_eq(blk_pwrite(guest, 8000, 1, &byte, 0), 0);
-    mem_disk_let_go(src);
-    pthread_join(thread, NULL);
-    start_mirror();
-    wait_event("m:READY");
-    complete();
-    wait_event("m:null");
-    check_home(target);
-    assert_mirrored();
-    unmake();
-}
-END_TEST
-
-/* ---- under load --------------------------------------------------------- */
-
-#define WRITERS 4
-#define RECORD 3000
-#define LOAD_LENGTH (4 * MiB + 1234)
-#define RECORDS (LOAD_LENGTH / RECORD)
-
-/* The last that was acknowledged of each record; by its one writer */
-static uint8_t acknowledged[RECORDS];
-
-/* Writers stop when so many writes are done, until there is another budget: a
- * mirror that is slower than they are must get ready, too. */
-#define BUDGET 400
-static Mutex load_lock = MUTEX_INIT;
-static Cond load_changed;
-/* load_lock */
-static int load_budget;
-static bool load_over;
-
-static void load_start(void)
-{
-    cond_init(&load_changed);
-    load_budget = BUDGET;
-    load_over = false;
-}
-
-static void load_refill(void)
-{
-    MUTEX_GUARD(&load_lock);
-    load_budget = BUDGET;
-    cond_broadcast(&load_changed);
-}
-
-static void load_end(void)
-{
-    MUTEX_GUARD(&load_lock);
-    load_over = true;
-    cond_broadcast(&load_changed);
-}
-
-/* May another write be done? */
-static bool load_more(void)
-{
-    MUTEX_GUARD(&load_lock);
-
-    while (load_budget == 0 && !load_over) {
-        cond_wait(&load_changed, &load_lock);
-    }
-    load_budget--;
-    return !load_over;
-}
-
-static void write_record(GRand *rand, int64_t record)
-{
-    int64_t offset = record * RECORD;
-    uint8_t buf[RECORD];
-    int ret;
-
-    switch (g_rand_int_range(rand, 0, 4)) {
-    case 0:
-        ret = blk_pwrite_zeroes(guest, offset, RECORD, BDRV_REQ_MAY_UNMAP);
-        acknowledged[record] = 0;
-        break;
-    case 1:
-        ret = blk_pdiscard(guest, offset, RECORD);
-        acknowledged[record] = 0;
-        break;
-    default:
-        acknowledged[record] = g_rand_int_range(rand, 1, 256);
-        memset(buf, acknowledged[record], RECORD);
-        ret = blk_pwrite(guest, offset, RECORD, buf, 0);
-    }
-    ck_assert_int_eq(ret, 0);
-}
-
-static void *writer(void *opaque)
-{
-    guint me = GPOINTER_TO_UINT(opaque);
-    GRand *rand = g_rand_new_with_seed(me);
-
-    while (load_more()) {
-        int64_t n = RECORDS / WRITERS;
-        int64_t record = g_rand_int_range(rand, 0, n) * WRITERS + me;
-
-        write_record(rand, record);
-    }
-    g_rand_free(rand);
-    return NULL;
-}
-
-static void check_records(void)
-{
-    uint8_t buf[RECORD];
-    int64_t record, i;
-
-    for (record = 0; record / WRITERS < RECORDS / WRITERS; record++) {
-        ck_assert_int_eq(blk_pread(guest, record * RECORD, RECORD, buf, 0), 0);
-        for (i = 0; i < RECORD; i++) {
-            ck_assert_msg(buf[i] == acknowledged[record],
-                          "byte %" PRId64 " of record %" PRId64
-                          " is %d, not %d",
-                          i, record, buf[i], acknowledged[record]);
-        }
-    }
-}
-
-/*
- * Again and again, forth and back between two disks. Granules of several
- * sizes: small ones are copied while their neighbours are written, large ones
- * while they are written themselves.
- */
-START_TEST(test_load)
-{
-    static const int64_t granularities[] = { 512, 4096, 65536 };
-    int64_t length = LOAD_LENGTH;
-    pthread_t threads[WRITERS];
-    guint i;
-
-    on_management(make_disks, &length);
-    ck_assert_int_eq(blk_pwrite_zeroes(guest, 0, length, 0), 0);
-    memset(acknowledged, 0, sizeof(acknowledged));
-    load_start();
-    mem_disk_forbid_overlap(mem_disk_of(target));
-    for (i = 0; i < WRITERS; i++) {
-        pthread_create(&threads[i], NULL, writer, GUINT_TO_POINTER(i));
-    }
-    for (i = 0; i < 24; i++) {
-        Start start = defaults();
-        bool back = i & 1;
-
-        start.options.granularity = granularities[i % 3];
-        start.options.buf_size = MiB;
-        start.options.device = back ? "dst" : "src";
-        start.options.target = back ? "src" : "dst";
-        load_refill();
-        start_with(&start);
-        wait_event("m:READY");
-        load_refill();
-        complete();
-        wait_event("m:null");
-        check_home(back ? source : target);
-    }
-    load_end();
-    for (i = 0; i < WRITERS; i++) {
-        pthread_join(threads[i], NULL);
-    }
-    check_records();
-    unmake();
-}
-END_TEST
-
-/*
- * The copy that a soft cancellation leaves is one moment of the disk: one
- * writer goes round the records with rising numbers.
- */
-static void *rounds(void *opaque)
-{
-    uint32_t n;
-
-    for (n = 1; load_more(); n++) {
-        int64_t record = n % RECORDS;
-
-        ck_assert_int_eq(blk_pwrite(guest, record * RECORD, sizeof(n), &n, 0),
-                         0);
-    }
-    return NULL;
-}
-
-static void check_moment(MemDisk *disk)
-{
-    uint32_t last = 0;
-    uint32_t value;
-    int64_t i;
-
-    for (i = 0; i < RECORDS; i++) {
-        memcpy(&value, mem_disk_data(disk) + i * RECORD, sizeof(value));
-        last = MAX(last, value);
-    }
-    for (i = 0; i < RECORDS; i++) {
-        uint32_t back = (last % RECORDS + RECORDS - i) % RECORDS;
-        uint32_t expected = last >= back ? last - back : 0;
-
-        memcpy(&value, mem_disk_data(disk) + i * RECORD, sizeof(value));
-        ck_assert_msg(value == expected,
-                      "record %" PRId64 " is %u, not %u; the last is %u", i,
-                      value, expected, last);
-    }
-}
-
-START_TEST(test_moment)
-{
-    int64_t length = LOAD_LENGTH;
-    pthread_t thread;
-    int i;
-
-    on_management(make_disks, &length);
-    load_start();
-    pthread_create(&thread, NULL, rounds, NULL);
-    for (i = 0; i < 12; i++) {
-        Start start = defaults();
-
-        start.options.buf_size = MiB;
-        start.options.job.auto_finalize = i & 1;
-        load_refill();
-        start_with(&start);
-        wait_event("m:READY");
-        load_refill();
-        soft_cancel();
-        if (!(i & 1)) {
-            wait_event("m:PENDING");
-            load_refill();
-            verb_ok(job_verb_finalize(JOB_FAMILY_ALL, "m", errp));
-        }
-        wait_event("m:null");
-        check_moment(mem_disk_of(target));
-        check_home(source);
-    }
-    load_end();
-    pthread_join(thread, NULL);
-    unmake();
-}
-END_TEST
-
-/* Never less done than before, never more than there is */
-static int watch_over;
-
-static void *watch_progress(void *opaque)
-{
-    int64_t before = 0;
-
-    while (!g_atomic_int_get(&watch_over)) {
-        g_autoptr(JsonArray) rows = job_query_block();
-
-        if (json_array_get_length(rows) > 0) {
-            JsonObject *row = json_array_get_object_element(rows, 0);
-            int64_t offset = schema_get_int(row, "offset", -1);
-
-            ck_assert_int_ge(offset, before);
-            ck_assert_int_le(offset, schema_get_int(row, "len", -1));
-            before = offset;
-        }
-    }
-    return NULL;
-}
-
-START_TEST(test_progress)
-{
-    int64_t length = LOAD_LENGTH;
-    pthread_t threads[2];
-
-    on_management(make_disks, &length);
-    mem_disk_fill(mem_disk_of(source), 3);
-    load_start();
-    g_atomic_int_set(&watch_over, 0);
-    start_mirror();
-    pthread_create(&threads[0], NULL, writer, GUINT_TO_POINTER(0));
-    pthread_create(&threads[1], NULL, watch_progress, NULL);
-    wait_event("m:READY");
-    load_refill();
-    complete();
-    wait_event("m:null");
-    load_end();
-    g_atomic_int_set(&watch_over, 1);
-    pthread_join(threads[0], NULL);
-    pthread_join(threads[1], NULL);
-    ck_assert_int_eq(event_int("m:COMPLETED", "len"),
-                     event_int("m:COMPLETED", "offset"));
-    unmake();
-}
-END_TEST
-
 static Suite *suite(void)
 {
     Suite *s = suite_create("mirror");
@@ -1099,6 +778,11 @@ static Suite *suite(void)
     tcase_add_test(t, test_zeroes);
     tcase_add_test(t, test_refusals);
     tcase_add_test(t, test_nodes_refused);
+    tcase_add_test(t, test_rewritten_in_flight);
+    tcase_add_test(t, test_zeroed_in_flight);
+    tcase_add_test(t, test_written_after_status);
+    tcase_add_test(t, test_written_after_read);
+    tcase_add_test(t, test_never_clean);
     tcase_add_test(t, test_errors);
     tcase_add_test(t, test_late_errors);
     tcase_add_test(t, test_guest_error);
@@ -1109,10 +793,6 @@ static Suite *suite(void)
     tcase_add_test(t, test_pause);
     tcase_add_test(t, test_speed);
     tcase_add_test(t, test_drain_not_reached);
-    tcase_add_test(t, test_start_with_hung_request);
-    tcase_add_test(t, test_load);
-    tcase_add_test(t, test_moment);
-    tcase_add_test(t, test_progress);
     suite_add_tcase(s, t);
     return s;
 }
