@@ -198,8 +198,8 @@ static void print_command(const QmpCommand *cmd)
 {
     static const char *const threads[] = {
         [QMP_MAIN] = "Answered at once.",
-        [QMP_MANAGEMENT] = "May wait for I/O, and for other commands that "
-                           "manage something.",
+        [QMP_MANAGEMENT] = ("May wait for I/O, and for other commands that "
+                            "manage something."),
         [QMP_WORKER] = "May wait for I/O.",
     };
 

@@ -107,9 +107,10 @@ static const StatusProbeOps right_ops = {
 };
 
 /* What the mapping was at the first page look of this thread's probe */
-static __thread struct {
+static __thread union {
     struct fiemap head;
-    struct fiemap_extent extents[FILE_EXTENTS];
+    char room[sizeof(struct fiemap) +
+              FILE_EXTENTS * sizeof(struct fiemap_extent)];
 } early;
 static __thread bool early_valid;
 
@@ -151,7 +152,7 @@ static int swapped_fiemap(int fd, struct fiemap *f)
     early_valid = false;
     f->fm_mapped_extents = 0;
     for (i = 0; i < early.head.fm_mapped_extents; i++) {
-        const struct fiemap_extent *e = &early.extents[i];
+        const struct fiemap_extent *e = &early.head.fm_extents[i];
 
         if (e->fe_logical + e->fe_length > f->fm_start && e->fe_logical < end &&
             f->fm_mapped_extents < f->fm_extent_count) {
