@@ -229,10 +229,8 @@ static void mirror_clean(Job *job)
     }
     blk_free(s->source);
     blk_free(s->target);
-    if (s->filter) {
-        drop_filter(s);
-        bdrv_unref(s->filter);
-    }
+    drop_filter(s);
+    bdrv_unref(s->filter);
     bdrv_unref(s->source_bs);
     bdrv_unref(s->target_bs);
 }
@@ -416,11 +414,6 @@ static bool set_up(MirrorJob *s, const MirrorOptions *options, GError **errp)
     if (!mirror_alloc_buffers(s, errp)) {
         return false;
     }
-    s->filter =
-        bdrv_new_internal(&bdrv_mirror_top, options->filter_node_name, errp);
-    if (!s->filter) {
-        return false;
-    }
     bdrv_set_read_only(s->filter, bdrv_is_read_only(s->source_bs) &&
                                       !s->source_bs->auto_read_only);
     if (!insert_filter(s, errp)) {
@@ -437,20 +430,28 @@ static bool set_up(MirrorJob *s, const MirrorOptions *options, GError **errp)
 static bool start(const MirrorOptions *options, BlockDriverState *source,
                   BlockDriverState *target, GError **errp)
 {
+    BlockDriverState *filter;
     MirrorJob *s;
     Job *job;
 
     if (!check_nodes(source, target, errp)) {
         return false;
     }
+    filter =
+        bdrv_new_internal(&bdrv_mirror_top, options->filter_node_name, errp);
+    if (!filter) {
+        return false;
+    }
     job = job_create(&mirror_job_driver, &options->job, errp);
     if (!job) {
+        bdrv_unref(filter);
         return false;
     }
     s = job_opaque(job);
     s->job = job;
     s->source_bs = bdrv_ref(source);
     s->target_bs = bdrv_ref(target);
+    s->filter = filter;
     s->length = bdrv_getlength(source);
     set_sizes(s, options);
     if (!set_up(s, options, errp)) {
