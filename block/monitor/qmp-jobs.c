@@ -366,16 +366,19 @@ const QmpCommand qmp_job_commands[] = {
         .name = "blockdev-mirror",
         .thread = QMP_MANAGEMENT,
         .args = &blockdev_mirror_type,
-        .doc = "Copy a node to another one while it is in use, by a job. When "
-               "it is ready (BLOCK_JOB_READY) it follows what is written; "
-               "job-complete then moves the device's users to the target, and "
-               "block-job-cancel without force ends with a consistent copy and "
-               "moves nobody. Zeroes are copied as zero-writes that may "
-               "deallocate, and not at all where the target is known to be "
-               "zero. To end, the job waits until buf-size bytes or fewer are "
-               "left and stops the device's users for the time it takes to "
-               "copy those; if they write faster than it copies, it stays "
-               "ready.",
+        .doc =
+            "Copy a node to another one while it is in use, by a job. It is "
+            "ready (BLOCK_JOB_READY) when there was a moment with nothing "
+            "left to copy; or, if the device's users never pause, when "
+            "buf-size bytes or fewer are left after a few rounds. From then "
+            "on it follows what is written: job-complete moves the device's "
+            "users to the target, and block-job-cancel without force ends "
+            "with a consistent copy and moves nobody. For that the job waits "
+            "until buf-size bytes or fewer are left and stops the users for "
+            "the time it takes to copy those; if they write faster than it "
+            "copies, or a request of theirs does not end, it stays ready. "
+            "Zeroes are copied as zero-writes that may deallocate, and not "
+            "at all where the target is known to be zero.",
         .example = "{\"job-id\": \"mirror0\", \"device\": \"disk0\","
                    " \"target\": \"copy0\", \"sync\": \"full\"}",
         .errors = "There is no such device or target; their sizes differ; "
