@@ -13,6 +13,7 @@ import json
 import os
 import select
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -324,7 +325,7 @@ def options():
         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--daemon", required=True, help=argparse.SUPPRESS)
     parser.add_argument("--extents", type=int,
-                        default=40000 if os.geteuid() == 0 else 20000,
+                        default=40000 if os.geteuid() == 0 else 10000,
                         help="of each disk (default: %(default)s)")
     parser.add_argument("--extent-size", type=int, default=64 * KiB,
                         help="bytes of each (default: %(default)s)")
@@ -340,8 +341,11 @@ def options():
 
 def main():
     args = options()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     counter = status_calls.counter()
     results = []
+    load = os.getloadavg()[1]
     with contextlib.ExitStack() as stack:
         place = Place(args, stack)
         for kind in (WRITTEN, PREALLOCATED):
@@ -356,14 +360,14 @@ def main():
                 results.append(seen)
     say()
     table(results)
-    notes(args, counter, place, results)
+    notes(args, counter, place, results, load)
     if args.json:
         with open(args.json, "w", encoding="utf-8") as file:
             json.dump(results, file, indent=2)
     return 0 if all(seen["identical"] for seen in results) else 1
 
 
-def notes(args, counter, place, results):
+def notes(args, counter, place, results, load):
     rates = ", ".join(f"{rate} {kind}" for kind, rate
                       in nbd_load.RATES.items())
     how = "O_DIRECT" if place.direct else "through the page cache"
@@ -380,6 +384,9 @@ flight each; reads and writes at random, the rest downward from the disk's end.
 System calls counted by {counter.method}.
 Extents walked: for a seek those between its offset and its answer, by the map
 of the file before the mirror; for a FIEMAP those that it returned{counted}.""")
+    if load > os.cpu_count():
+        say(f"The machine was busy with other things, load average {load:.0f}: the "
+            "counts\nhold, the times say little.")
 
 
 if __name__ == "__main__":
