@@ -71,9 +71,10 @@ def main():
     idle = statistics.median(rates["idle"])
     print(json.dumps({name: f"{statistics.median(seen) / idle:.0%} of idle"
                       for name, seen in rates.items()}))
-    for thing in iotests.scratch.remove():
-        print(f"left behind: {thing}", file=sys.stderr)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    finally:
+        iotests.scratch.remove()
