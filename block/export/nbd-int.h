@@ -11,8 +11,10 @@
  *   nbd-request.c    requests and replies
  *
  * Locks, in this order: the server's, nbd_lock, then one of exports.lock, a
- * connection's lock, and its send_lock. None is held over I/O on a disk; send_lock is held while a
- * reply goes into the socket.
+ * connection's lock, and its send_lock. send_lock is held while a reply goes
+ * into the socket, and of a simple reply to a READ that does not fit into the
+ * buffer, also while its further pieces are read from the disk: they follow
+ * their header without a gap. The others are never held over I/O.
  */
 #ifndef BLOCK_EXPORT_NBD_INT_H
 #define BLOCK_EXPORT_NBD_INT_H
@@ -98,7 +100,7 @@ typedef struct NbdConn {
     unsigned last_kept; /* nbd_lock: the watch's last look at it */
     int score;          /* atomic: are requests done at once? */
 
-    Mutex send_lock; /* a reply goes out in one piece */
+    Mutex send_lock; /* a reply goes out in one piece; may be held over I/O */
 
     int threads;       /* nbd_lock; read without it as a hint */
     int wants_helper;  /* nbd_lock; read without it as a hint */
