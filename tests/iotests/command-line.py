@@ -70,7 +70,9 @@ class Startup(unittest.TestCase):
                      + path("absent"), saying="absent")
         self.refused("--monitor", "chardev=absent", saying="absent")
         self.refused("--chardev", "wrong,id=c", saying="wrong")
-        self.refused("--export", "nbd,id=e,node-name=absent", saying=".")
+        self.refused("--nbd-server", f"addr.type=unix,addr.path={path('nbd')}",
+                     "--export", "nbd,id=e,node-name=absent",
+                     saying="Cannot find device='' nor node-name='absent'$")
         self.refused("--nbd-server", "addr.type=unix", saying="path")
 
     def test_options_are_applied_in_order(self):
@@ -78,7 +80,7 @@ class Startup(unittest.TestCase):
         node = ("--blockdev", f"file,node-name=n,filename={image}")
         server = ("--nbd-server", f"addr.type=unix,addr.path={path('nbd')}")
         export = ("--export", "nbd,id=e,node-name=n")
-        self.refused(*export, *server, *node, saying=".")
+        self.refused(*export, *server, *node, saying="'n'")
         self.refused(*server, *export, *node, saying="'n'")
         with iotests.Daemon(*node, *server, *export) as daemon:
             (row,) = daemon.cmd("query-block-exports")

@@ -91,26 +91,33 @@ START_TEST(test_connections_at_once)
 }
 END_TEST
 
+/* All helpers there may be are in the crew of one client. While it is idle they
+ * go home, and so another can have all of them. */
 START_TEST(test_idle_helpers_leave)
 {
-    int fd = peer_open("rw", false);
+    int idle = peer_open("rw", false);
+    int busy;
 
-    nbd_limits.idle_us = 1000;
     nbd_limits.helpers = 15;
+    nbd_limits.idle_us = 1000;
     fake_hold(true);
-    send_reads(fd, 16, 0);
+    send_reads(idle, 16, 0);
     fake_wait_in_flight(16);
     fake_hold(false);
-    expect_reads(fd, 16);
-    /* All helpers are in this crew, until they leave it. */
+    expect_reads(idle, 16);
+
     fake_hold(true);
-    close(fd);
-    fd = peer_open("rw", false);
-    send_reads(fd, 16, 0);
+    busy = peer_open("rw", false);
+    send_reads(busy, 16, 0);
     fake_wait_in_flight(16);
+    /* The one thread that the idle client keeps reads its next request. */
+    send_reads(idle, 16, 0);
+    fake_wait_in_flight(17);
     fake_hold(false);
-    expect_reads(fd, 16);
-    close(fd);
+    expect_reads(busy, 16);
+    expect_reads(idle, 16);
+    close(busy);
+    close(idle);
 }
 END_TEST
 
