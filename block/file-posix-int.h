@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The driver "file" is several files: file-posix.c opens and closes, file-rw.c
- * reads, writes and flushes, file-zero.c writes zeroes and discards,
- * file-create.c creates. This is what they share.
+ * The driver "file" is several files: file-posix.c opens and closes, file-options.c
+ * has the options, file-rw.c reads, writes and flushes, file-zero.c writes
+ * zeroes and discards, file-create.c creates. This is what they share.
  */
 #ifndef BLOCK_FILE_POSIX_INT_H
 #define BLOCK_FILE_POSIX_INT_H
@@ -81,6 +81,28 @@ static inline void file_set_found(FileState *s, unsigned flag)
     __atomic_or_fetch(&s->found, flag, __ATOMIC_RELAXED);
 }
 
+/* file-options.c */
+enum {
+    LOCKING_AUTO,
+    LOCKING_ON,
+    LOCKING_OFF,
+};
+
+typedef struct FileOptions {
+    const char *filename; /* part of the options it was parsed from */
+    int locking;          /* LOCKING_ */
+    StatusProbeStrategy strategy;
+    StatusCacheMode mode;
+    StatusDiskOptions disk; /* granularity 0: not given */
+} FileOptions;
+
+extern const SchemaType file_options_type;
+/* @options fit the type. False and @errp if they do not fit each other. */
+bool file_parse_options(BlockDriverState *bs, JsonObject *options,
+                        FileOptions *o, GError **errp);
+/* @filename without the prefix "file:" */
+const char *file_strip_protocol(const char *filename);
+
 /* file-rw.c */
 int file_preadv(BlockDriverState *bs, int64_t offset, int64_t bytes,
                 const struct iovec *iov, int niov, int flags);
@@ -100,10 +122,8 @@ int file_create(JsonObject *options, const BdrvStop *stop, GError **errp);
 /* file-align.c: request_alignment and mem_alignment of direct I/O on @fd */
 void file_find_alignment(int fd, int64_t length, BlockLimits *limits);
 
-/* file-posix.c: @filename without the prefix "file:" */
-const char *file_strip_protocol(const char *filename);
 /*
- * Open a regular file, and nothing else. @flags: access mode, O_DIRECT, O_CREAT.
+ * file-posix.c: open a regular file, and nothing else. @flags: access mode, O_DIRECT, O_CREAT.
  * The descriptor, with *@st filled in; or -errno and @errp.
  */
 int file_open_regular(const char *filename, int flags, struct stat *st,

@@ -21,142 +21,10 @@
 #define XFS_SUPER_MAGIC 0x58465342
 #endif
 
-#define DEFAULT_CACHE_SIZE (UINT64_C(64) << 20)
-
 /* Between these lies what st_blksize is taken for: file systems also use it to
  * tell the best size of transfers. */
 #define MIN_DEFAULT_GRANULARITY 4096
 #define MAX_DEFAULT_GRANULARITY 65536
-
-/* ---- options ------------------------------------------------------------ */
-
-enum {
-    LOCKING_AUTO,
-    LOCKING_ON,
-    LOCKING_OFF,
-};
-
-static const SchemaType on_off_auto_type = {
-    .name = "OnOffAuto",
-    .kind = SCHEMA_ENUM,
-    .doc = "Yes, no, or whatever is best.",
-    .values = (const char *const[]){ "auto", "on", "off", NULL },
-};
-
-enum {
-    AIO_THREADS,
-    AIO_NATIVE,
-    AIO_IO_URING,
-};
-
-static const SchemaType aio_type = {
-    .name = "BlockdevAioOptions",
-    .kind = SCHEMA_ENUM,
-    .doc = "QEMU's names of ways to make requests.",
-    .values = (const char *const[]){ "threads", "native", "io_uring", NULL },
-};
-
-static const StatusProbeStrategy strategies[] = {
-    STATUS_PROBE_AUTO,
-    STATUS_PROBE_USE_SEEK,
-    STATUS_PROBE_USE_FIEMAP,
-};
-
-static const SchemaType probe_type = {
-    .name = "StatusProbeOption",
-    .kind = SCHEMA_ENUM,
-    .doc = "How to ask the file system about block status.",
-    .values = (const char *const[]){ "auto", "seek", "fiemap", NULL },
-};
-
-static const SchemaType file_options_type = {
-    .name = "BlockdevOptionsFile",
-    .kind = SCHEMA_OBJECT,
-    .doc = "A regular file.",
-    .members =
-        (const SchemaMember[]){
-            { "filename", &schema_str,
-              .doc = "Its path; a prefix \"file:\" is not part of it." },
-            { "locking", &on_off_auto_type, .optional = true,
-              .doc = "Whether to take QEMU's image locks. \"auto\", the "
-                     "default: if the file system can lock. Without locks no "
-                     "zeroes are remembered, for anybody may write." },
-            { "aio", &aio_type, .optional = true,
-              .doc = "Accepted for compatibility: requests are made on the "
-                     "thread they come from, and \"threads\" (the default) is "
-                     "reported in use. \"native\" needs cache.direct=on." },
-            { "status-cache", &status_cache_mode_type, .optional = true,
-              .doc = "What to remember of block status at most; default "
-                     "\"on\". Of several nodes on one file the most cautious "
-                     "decides, those that are off apart." },
-            { "status-cache-granularity", &schema_size, .optional = true,
-              .doc = "Bytes that one bit of the cache stands for: a power of "
-                     "two from 512 to 1 GiB. Default: the block size of the "
-                     "file system, but 4 KiB at least and 64 KiB at most." },
-            { "status-cache-size", &schema_size, .optional = true,
-              .doc = "Bytes of memory that the cache may take, 0 for no "
-                     "limit; default 64 MiB. That is what the worst 1 TiB "
-                     "takes at 4 KiB granularity; more is forgotten and asked "
-                     "again." },
-            { "status-probe", &probe_type, .optional = true,
-              .doc = "How to ask the file system about what the cache does "
-                     "not know; default \"auto\": as is best for it." },
-            { NULL },
-        },
-};
-
-typedef struct FileOptions {
-    const char *filename;
-    int locking;
-    StatusProbeStrategy strategy;
-    StatusCacheMode mode;
-    StatusDiskOptions disk;
-} FileOptions;
-
-static bool parse_options(BlockDriverState *bs, JsonObject *options,
-                          FileOptions *o, GError **errp)
-{
-    uint64_t granularity, size;
-
-    o->filename =
-        file_strip_protocol(schema_get_str(options, "filename", NULL));
-    o->locking =
-        schema_get_enum(options, "locking", &on_off_auto_type, LOCKING_AUTO);
-    o->strategy =
-        strategies[schema_get_enum(options, "status-probe", &probe_type, 0)];
-    o->mode = schema_get_enum(options, "status-cache", &status_cache_mode_type,
-                              STATUS_CACHE_ON);
-    if (schema_get_enum(options, "aio", &aio_type, AIO_THREADS) == AIO_NATIVE &&
-        !bs->cache_direct) {
-        error_setg(errp, "aio=native was specified, but it requires "
-                         "cache.direct=on, which was not specified.");
-        return false;
-    }
-    o->disk.granularity_given = schema_has(options, "status-cache-granularity");
-    granularity = schema_get_int(options, "status-cache-granularity", 0);
-    if (o->disk.granularity_given &&
-        (granularity < STATUS_CACHE_MIN_GRANULARITY ||
-         granularity > STATUS_CACHE_MAX_GRANULARITY ||
-         (granularity & (granularity - 1)))) {
-        error_setg(errp,
-                   "Parameter 'status-cache-granularity' expects a power of "
-                   "two from %u to %u, not %" PRIu64,
-                   STATUS_CACHE_MIN_GRANULARITY, STATUS_CACHE_MAX_GRANULARITY,
-                   granularity);
-        return false;
-    }
-    size = schema_get_int(options, "status-cache-size", DEFAULT_CACHE_SIZE);
-    o->disk.granularity = granularity;
-    o->disk.max_memory = size;
-    o->disk.max_memory_given = schema_has(options, "status-cache-size");
-    return true;
-}
-
-const char *file_strip_protocol(const char *filename)
-{
-    return g_str_has_prefix(filename, "file:") ? filename + strlen("file:")
-                                               : filename;
-}
 
 /* ---- open --------------------------------------------------------------- */
 
@@ -362,7 +230,7 @@ static int file_open(BlockDriverState *bs, JsonObject *options, GError **errp)
     FileOptions o = { 0 };
     struct stat st;
 
-    if (!parse_options(bs, options, &o, errp)) {
+    if (!file_parse_options(bs, options, &o, errp)) {
         return -EINVAL;
     }
     s->fd = s->sync_fd = -1;
@@ -505,7 +373,7 @@ static void file_get_info(BlockDriverState *bs, JsonObject *image)
         json_object_set_int_member(image, "actual-size",
                                    (int64_t)st.st_blocks * 512);
     }
-    json_object_set_string_member(data, "aio", aio_type.values[AIO_THREADS]);
+    json_object_set_string_member(data, "aio", "threads");
     json_object_set_boolean_member(data, "locking", s->lock.enabled);
     json_object_set_object_member(data, "status-cache", cache_info(s));
     json_object_set_string_member(specific, "type", "file");
