@@ -51,6 +51,14 @@ static const SchemaType discard_type = {
     .values = (const char *const[]){ "ignore", "unmap", NULL },
 };
 
+const SchemaType detect_zeroes_type = {
+    .name = "BlockdevDetectZeroesOptions",
+    .kind = SCHEMA_ENUM,
+    .doc = "What happens to writes of nothing but zeroes: \"on\" makes "
+           "zero-writes of them, \"unmap\" such as may leave holes.",
+    .values = (const char *const[]){ "off", "on", "unmap", NULL },
+};
+
 static const SchemaType cache_type = {
     .name = "BlockdevCacheOptions",
     .kind = SCHEMA_OBJECT,
@@ -93,6 +101,9 @@ const SchemaType blockdev_options_type = {
                      "children given inline, which else get a generated one." },
             { "discard", &discard_type, .optional = true,
               .doc = "Default: \"ignore\"." },
+            { "detect-zeroes", &detect_zeroes_type, .optional = true,
+              .doc = "Default: \"off\". \"unmap\" needs \"discard\": "
+                     "\"unmap\"." },
             { "cache", &cache_type, .optional = true,
               .doc = "The host's page cache (default: used)." },
             { "read-only", &schema_bool, .optional = true,

@@ -18,9 +18,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "block/block-int.h"
 #include "block/block-stats.h"
 #include "block/dirty-bitmap.h"
+#include "block/graph-int.h"
 #include "block/range-lock.h"
 #include "util/iov.h"
 
@@ -267,12 +267,37 @@ int bdrv_preadv(BlockDriverState *bs, int64_t offset, int64_t bytes,
     return any_rw(bs, false, offset, bytes, iov, niov, flags);
 }
 
+/*
+ * A write at a node with the option detect-zeroes, as a zero-write if it can be
+ * one: otherwise -ENOTSUP, and nothing has happened. Not where it would grow
+ * the disk, as zero-writes do not.
+ */
+static int write_detected_zeroes(BlockDriverState *bs, int64_t offset,
+                                 int64_t bytes, const struct iovec *iov,
+                                 int niov, int flags)
+{
+    if (bs->detect_zeroes == BDRV_DETECT_ZEROES_OFF || bytes == 0 ||
+        !bs->drv->pwrite_zeroes || offset + bytes > bdrv_driver_getlength(bs) ||
+        !iov_is_zero(iov, niov)) {
+        return -ENOTSUP;
+    }
+    if (bs->detect_zeroes == BDRV_DETECT_ZEROES_UNMAP) {
+        flags |= BDRV_REQ_MAY_UNMAP;
+    }
+    /* What is not done by a fast way is as well written from @iov. */
+    return bdrv_pwrite_zeroes(bs, offset, bytes, flags | BDRV_REQ_NO_FALLBACK);
+}
+
 int bdrv_pwritev(BlockDriverState *bs, int64_t offset, int64_t bytes,
                  const struct iovec *iov, int niov, int flags)
 {
     RangeHold hold;
     int ret;
 
+    ret = write_detected_zeroes(bs, offset, bytes, iov, niov, flags);
+    if (ret != -ENOTSUP) {
+        return ret;
+    }
     flags = write_flags(bs, flags);
     ret = write_begin(bs, &hold, offset, bytes);
     if (ret < 0) {

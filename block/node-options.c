@@ -18,6 +18,8 @@ bool node_parse_options(BlockDriverState *bs, JsonObject *options,
     bs->force_share = schema_get_bool(options, "force-share", false);
     bs->discard_unmap =
         !strcmp(schema_get_str(options, "discard", "ignore"), "unmap");
+    bs->detect_zeroes = schema_get_enum(
+        options, "detect-zeroes", &detect_zeroes_type, BDRV_DETECT_ZEROES_OFF);
     if (cache) {
         bs->cache_direct = schema_get_bool(cache, "direct", false);
         bs->cache_no_flush = schema_get_bool(cache, "no-flush", false);
@@ -25,6 +27,11 @@ bool node_parse_options(BlockDriverState *bs, JsonObject *options,
     if (bs->force_share && !bs->read_only) {
         error_setg(errp,
                    "force-share=on can only be used with read-only images");
+        return false;
+    }
+    if (bs->detect_zeroes == BDRV_DETECT_ZEROES_UNMAP && !bs->discard_unmap) {
+        error_setg(errp, "Setting detect-zeroes to 'unmap' is not allowed "
+                         "without setting discard to 'unmap'");
         return false;
     }
     return true;

@@ -89,3 +89,54 @@ bool iov_is_aligned(const struct iovec *iov, int niov, size_t base_align,
     }
     return true;
 }
+
+/* Long enough for the compiler to use the widest registers there are */
+#define ZERO_STEP 128
+
+static uint64_t any_bits(const uint8_t *p)
+{
+    uint64_t words[ZERO_STEP / sizeof(uint64_t)];
+    uint64_t bits = 0;
+    size_t i;
+
+    memcpy(words, p, sizeof(words));
+    for (i = 0; i < G_N_ELEMENTS(words); i++) {
+        bits |= words[i];
+    }
+    return bits;
+}
+
+bool buffer_is_zero(const void *buf, size_t bytes)
+{
+    const uint8_t *p = buf;
+    const uint8_t *end = p + bytes;
+
+    if (bytes < ZERO_STEP) {
+        while (p < end && *p == 0) {
+            p++;
+        }
+        return p == end;
+    }
+    /* Data that begins with zeroes mostly does not end with them, too. */
+    if (any_bits(p) || any_bits(end - ZERO_STEP)) {
+        return false;
+    }
+    for (p += ZERO_STEP; end - p > ZERO_STEP; p += ZERO_STEP) {
+        if (any_bits(p)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+bool iov_is_zero(const struct iovec *iov, int niov)
+{
+    int i;
+
+    for (i = 0; i < niov; i++) {
+        if (!buffer_is_zero(iov[i].iov_base, iov[i].iov_len)) {
+            return false;
+        }
+    }
+    return true;
+}

@@ -72,13 +72,6 @@ static char *options_filename(BlockDriverState *bs)
 
 /* ---- query-named-block-nodes -------------------------------------------- */
 
-static const SchemaType detect_zeroes_type = {
-    .name = "BlockdevDetectZeroesOptions",
-    .kind = SCHEMA_ENUM,
-    .doc = "What happens to writes of zeroes.",
-    .values = (const char *const[]){ "off", "on", "unmap", NULL },
-};
-
 static const SchemaType cache_info_type = {
     .name = "BlockdevCacheInfo",
     .kind = SCHEMA_OBJECT,
@@ -213,7 +206,8 @@ static const SchemaType device_info_type = {
             { "backing_file_depth", &schema_int,
               .doc = "How many images lie behind it: 0." },
             { "encrypted", &schema_bool, .doc = "False." },
-            { "detect_zeroes", &detect_zeroes_type, .doc = "\"off\"." },
+            { "detect_zeroes", &detect_zeroes_type,
+              .doc = "What happens to writes of zeroes." },
             { "bps", &schema_int, .doc = "0: no limit." },
             { "bps_rd", &schema_int, .doc = "0: no limit." },
             { "bps_wr", &schema_int, .doc = "0: no limit." },
@@ -302,7 +296,8 @@ static JsonObject *device_info(BlockDriverState *bs)
         info, "file", json_object_get_string_member(image, "filename"));
     json_object_set_boolean_member(info, "ro", bdrv_is_read_only(bs));
     json_object_set_boolean_member(info, "encrypted", FALSE);
-    json_object_set_string_member(info, "detect_zeroes", "off");
+    json_object_set_string_member(info, "detect_zeroes",
+                                  detect_zeroes_type.values[bs->detect_zeroes]);
     json_object_set_int_member(info, "backing_file_depth", 0);
     json_object_set_int_member(info, "write_threshold", 0);
     for (i = 0; i < G_N_ELEMENTS(limits); i++) {

@@ -31,6 +31,13 @@ typedef struct BlockLimits {
     int64_t max_transfer;             /* bytes; 0: no limit */
 } BlockLimits;
 
+/* What a node does about writes of nothing but zeroes */
+typedef enum BdrvDetectZeroes {
+    BDRV_DETECT_ZEROES_OFF,
+    BDRV_DETECT_ZEROES_ON,    /* they become zero-writes */
+    BDRV_DETECT_ZEROES_UNMAP, /* which may deallocate */
+} BdrvDetectZeroes;
+
 /* A link from a parent node or a BlockBackend to a node */
 typedef struct BdrvChild BdrvChild;
 typedef struct RangeLock RangeLock;
@@ -160,6 +167,7 @@ struct BlockDriverState {
     bool auto_read_only; /* and read_only was not asked for */
     bool monitor_owned;
     bool discard_unmap; /* option discard */
+    BdrvDetectZeroes detect_zeroes;
     bool cache_direct, cache_no_flush;
     bool force_share;    /* other processes may do what they like */
     JsonObject *options; /* a copy, as given */
@@ -189,6 +197,8 @@ const BlockDriver *bdrv_find_driver(const char *format_name);
 
 extern const SchemaType blockdev_options_type; /* BlockdevOptions */
 extern const SchemaType blockdev_ref_type;     /* BlockdevRef */
+/* BlockdevDetectZeroesOptions, its values in the order of BdrvDetectZeroes */
+extern const SchemaType detect_zeroes_type;
 
 /*
  * The child @name of @bs: opens what options say (inline object or node name)

@@ -32,4 +32,11 @@ int iov_slice(const struct iovec *iov, int niov, size_t offset, size_t bytes,
 bool iov_is_aligned(const struct iovec *iov, int niov, size_t base_align,
                     size_t len_align);
 
+/*
+ * Are all bytes zero? At the speed of memory where they are, and mostly after
+ * the first few bytes where they are not.
+ */
+bool buffer_is_zero(const void *buf, size_t bytes);
+bool iov_is_zero(const struct iovec *iov, int niov);
+
 #endif

@@ -54,7 +54,10 @@ class NodesAsStockShowsThem(unittest.TestCase):
                 f"driver=file,node-name=file0,filename={self.image},"
                 f"cache.direct=on",
                 "--blockdev", "raw,node-name=raw0,file=file0,cache.direct=on",
-                "--blockdev", "null-co,node-name=null0,size=1048576,read-only=on"]
+                "--blockdev", "null-co,node-name=null0,size=1048576,read-only=on",
+                "--blockdev", "null-co,node-name=null1,discard=unmap,"
+                              "detect-zeroes=unmap",
+                "--blockdev", "raw,node-name=raw2,detect-zeroes=on,file=null1"]
 
     def assert_row(self, ours, stock, where, ignored=()):
         """All that stock shows is shown, with the same values; more may be"""

@@ -358,6 +358,15 @@ START_TEST(test_fua)
 }
 END_TEST
 
+/* ---- requests that fail ------------------------------------------------- */
+
+static MemOp fail_op;
+
+static int fail_hook(MemDisk *d, MemOp op, int64_t offset, int64_t bytes)
+{
+    return op == fail_op ? -EDOM : 0;
+}
+
 /* ---- zero-writes -------------------------------------------------------- */
 
 START_TEST(test_zero_fallback)
@@ -399,6 +408,85 @@ START_TEST(test_may_unmap)
     node->discard_unmap = false;
     ck_assert_int_eq(blk_pwrite_zeroes(blk, 0, 512, BDRV_REQ_MAY_UNMAP), 0);
     ck_assert_int_eq(disk->flags[MEM_ZERO], 0);
+    close_disk();
+}
+END_TEST
+
+START_TEST(test_detect_zeroes)
+{
+    static const uint8_t zeroes[4096];
+    uint8_t data[4096] = { 0 };
+
+    data[4000] = 1;
+    disk = mem_disk_new(65536, 512);
+    memset(disk->data, 1, disk->length);
+    open_disk(&mem_fua_driver);
+    ck_assert_int_eq(blk_pwrite(blk, 0, 4096, zeroes, 0), 0);
+    ck_assert_int_eq(mem_count(disk, MEM_ZERO), 0);
+    ck_assert_int_eq(mem_count(disk, MEM_WRITE), 1);
+
+    node->detect_zeroes = BDRV_DETECT_ZEROES_ON;
+    ck_assert_int_eq(blk_pwrite(blk, 8192, 4096, zeroes, BDRV_REQ_FUA), 0);
+    ck_assert_int_eq(mem_count(disk, MEM_ZERO), 1);
+    ck_assert_int_eq(mem_count(disk, MEM_WRITE), 1);
+    ck_assert_int_eq(disk->flags[MEM_ZERO] & ~BDRV_REQ_NO_FALLBACK,
+                     BDRV_REQ_FUA);
+    ck_assert(buffer_is_zero(disk->data + 8192, 4096));
+    ck_assert_int_eq(disk->data[8191], 1);
+    ck_assert_int_eq(disk->data[8192 + 4096], 1);
+
+    node->detect_zeroes = BDRV_DETECT_ZEROES_UNMAP;
+    ck_assert_int_eq(blk_pwrite(blk, 16384, 4096, zeroes, 0), 0);
+    ck_assert_int_eq(mem_count(disk, MEM_ZERO), 2);
+    ck_assert_int_eq(disk->flags[MEM_ZERO] & ~BDRV_REQ_NO_FALLBACK,
+                     BDRV_REQ_MAY_UNMAP);
+
+    /* Data, and nothing at all, stay what they are. */
+    ck_assert_int_eq(blk_pwrite(blk, 0, 4096, data, 0), 0);
+    ck_assert_int_eq(blk_pwrite(blk, 0, 0, zeroes, 0), 0);
+    ck_assert_int_eq(mem_count(disk, MEM_ZERO), 2);
+    ck_assert_mem_eq(disk->data, data, 4096);
+
+    /* Blocks that are written in part keep the rest. */
+    ck_assert_int_eq(blk_pwrite(blk, 30000, 4096, zeroes, 0), 0);
+    ck_assert_int_eq(mem_count(disk, MEM_ZERO), 3);
+    ck_assert_int_eq(disk->data[29999], 1);
+    ck_assert(buffer_is_zero(disk->data + 30000, 4096));
+    ck_assert_int_eq(disk->data[34096], 1);
+    ck_assert_int_eq(blk_pwrite(blk, 40000, 100, zeroes, 0), 0);
+    ck_assert_int_eq(mem_count(disk, MEM_ZERO), 3);
+    ck_assert_int_eq(disk->data[39999], 1);
+    ck_assert(buffer_is_zero(disk->data + 40000, 100));
+    ck_assert_int_eq(disk->data[40100], 1);
+
+    /* What the driver cannot zero is written. */
+    disk->no_zeroes = true;
+    ck_assert_int_eq(blk_pwrite(blk, 50000, 4096, zeroes, BDRV_REQ_FUA), 0);
+    ck_assert_int_eq(disk->flags[MEM_WRITE], BDRV_REQ_FUA);
+    ck_assert_int_eq(disk->data[49999], 1);
+    ck_assert(buffer_is_zero(disk->data + 50000, 4096));
+    ck_assert_int_eq(disk->data[54096], 1);
+
+    /* Errors are not taken for that. */
+    disk->hook = fail_hook;
+    fail_op = MEM_ZERO;
+    ck_assert_int_eq(blk_pwrite(blk, 0, 4096, zeroes, 0), -EDOM);
+    disk->hook = NULL;
+    close_disk();
+}
+END_TEST
+
+START_TEST(test_detected_zeroes_do_not_grow)
+{
+    static const uint8_t zeroes[512];
+    struct iovec iov = { .iov_base = (void *)zeroes, .iov_len = 512 };
+
+    disk = mem_disk_new(65000, 512);
+    open_disk(&mem_driver);
+    node->detect_zeroes = BDRV_DETECT_ZEROES_ON;
+    ck_assert_int_eq(bdrv_pwritev(node, 64512, 512, &iov, 1, 0), 0);
+    ck_assert_int_eq(mem_count(disk, MEM_ZERO), 0);
+    ck_assert_int_eq(mem_count(disk, MEM_WRITE), 1);
     close_disk();
 }
 END_TEST
@@ -460,13 +548,6 @@ START_TEST(test_large_requests)
 END_TEST
 
 /* ---- errors ------------------------------------------------------------- */
-
-static MemOp fail_op;
-
-static int fail_hook(MemDisk *d, MemOp op, int64_t offset, int64_t bytes)
-{
-    return op == fail_op ? -EDOM : 0;
-}
 
 START_TEST(test_errors)
 {
@@ -749,6 +830,8 @@ int main(void)
     tcase_add_loop_test(tc, test_fua, 0, 2);
     tcase_add_test(tc, test_zero_fallback);
     tcase_add_test(tc, test_may_unmap);
+    tcase_add_test(tc, test_detect_zeroes);
+    tcase_add_test(tc, test_detected_zeroes_do_not_grow);
     tcase_add_test(tc, test_discard);
     tcase_add_test(tc, test_large_requests);
     tcase_add_test(tc, test_errors);

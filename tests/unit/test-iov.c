@@ -82,6 +82,36 @@ START_TEST(test_aligned)
 }
 END_TEST
 
+START_TEST(test_zero)
+{
+    static uint8_t mem[1024];
+    struct iovec iov[3] = { { mem, 7 }, { mem + 7, 0 }, { mem + 7, 1017 } };
+    size_t start, bytes, i;
+
+    /* One byte that is not zero, at each place of buffers of many a length */
+    for (start = 0; start < 3; start++) {
+        for (bytes = 0; bytes <= 700; bytes += bytes < 300 ? 1 : 97) {
+            memset(mem, 1, sizeof(mem));
+            memset(mem + start, 0, bytes);
+            ck_assert(buffer_is_zero(mem + start, bytes));
+            for (i = start; i < start + bytes; i++) {
+                mem[i] = 0x80;
+                ck_assert(!buffer_is_zero(mem + start, bytes));
+                mem[i] = 0;
+            }
+        }
+    }
+    memset(mem, 0, sizeof(mem));
+    ck_assert(iov_is_zero(iov, 3));
+    ck_assert(iov_is_zero(iov, 0));
+    mem[6] = 1;
+    ck_assert(!iov_is_zero(iov, 3));
+    mem[6] = 0;
+    mem[1023] = 1;
+    ck_assert(!iov_is_zero(iov, 3));
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("iov");
@@ -90,6 +120,7 @@ int main(void)
     tcase_add_test(tc, test_copy);
     tcase_add_test(tc, test_slice);
     tcase_add_test(tc, test_aligned);
+    tcase_add_test(tc, test_zero);
     suite_add_tcase(s, tc);
     return unit_main(s);
 }
