@@ -107,3 +107,28 @@ int bdrv_block_status(BlockDriverState *bs, unsigned want, int64_t offset,
     }
     return ret;
 }
+
+/* ---- the cache that answers -------------------------------------------- */
+
+/* Short graph lock held */
+static StatusCache *find_status_cache(BlockDriverState *bs)
+{
+    if (bs->drv->get_status_cache) {
+        return bs->drv->get_status_cache(bs);
+    }
+    if ((bs->drv->kind == BLOCK_DRIVER_FILTER || bs->drv->transparent) &&
+        bs->file && bs->file->bs) {
+        return find_status_cache(bs->file->bs);
+    }
+    return NULL;
+}
+
+StatusCache *bdrv_get_status_cache(BlockDriverState *bs)
+{
+    StatusCache *cache;
+
+    graph_short_rdlock();
+    cache = find_status_cache(bs);
+    graph_short_rdunlock();
+    return cache;
+}

@@ -275,6 +275,17 @@ static BlockDriverState *open_node(JsonObject *options, bool monitor,
         node_abandon(bs);
         return NULL;
     }
+    if (drv->getlength && drv->getlength(bs) > BDRV_MAX_LENGTH) {
+        error_setg(errp,
+                   "Node '%s' is too large: %" G_GINT64_FORMAT
+                   " bytes, at most %" G_GINT64_FORMAT,
+                   bs->node_name, drv->getlength(bs), BDRV_MAX_LENGTH);
+        if (drv->close) {
+            drv->close(bs);
+        }
+        node_abandon(bs);
+        return NULL;
+    }
     node_set_ready(bs, monitor);
     return bs;
 }
@@ -542,10 +553,14 @@ void bdrv_set_read_only(BlockDriverState *bs, bool read_only)
 
 int64_t bdrv_driver_getlength(BlockDriverState *bs)
 {
+    int64_t length = -ENOMEDIUM;
+
     if (bs->drv->getlength) {
-        return bs->drv->getlength(bs);
+        length = bs->drv->getlength(bs);
+    } else if (bs->file) {
+        length = bdrv_child_getlength(bs->file);
     }
-    return bs->file ? bdrv_child_getlength(bs->file) : -ENOMEDIUM;
+    return length > BDRV_MAX_LENGTH ? -EFBIG : length;
 }
 
 int64_t bdrv_child_getlength(BdrvChild *child)
@@ -573,27 +588,4 @@ BlockDriverState *bdrv_get_file(BlockDriverState *bs)
     }
     graph_short_rdunlock();
     return file;
-}
-
-/* Short graph lock held */
-static StatusCache *find_status_cache(BlockDriverState *bs)
-{
-    if (bs->drv->get_status_cache) {
-        return bs->drv->get_status_cache(bs);
-    }
-    if ((bs->drv->kind == BLOCK_DRIVER_FILTER || bs->drv->transparent) &&
-        bs->file && bs->file->bs) {
-        return find_status_cache(bs->file->bs);
-    }
-    return NULL;
-}
-
-StatusCache *bdrv_get_status_cache(BlockDriverState *bs)
-{
-    StatusCache *cache;
-
-    graph_short_rdlock();
-    cache = find_status_cache(bs);
-    graph_short_rdunlock();
-    return cache;
 }

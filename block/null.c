@@ -11,7 +11,7 @@
 
 typedef struct NullState {
     int64_t size;
-    int64_t latency_ns;
+    int64_t latency_us;
     bool read_zeroes;
     Mutex lock;
     Cond never; /* nobody signals it: what is waited for is the time */
@@ -20,9 +20,11 @@ typedef struct NullState {
 static int null_open(BlockDriverState *bs, JsonObject *options, GError **errp)
 {
     NullState *s = bs->opaque;
+    int64_t latency_ns;
 
     s->size = schema_get_int(options, "size", NULL_DEFAULT_SIZE);
-    s->latency_ns = schema_get_int(options, "latency-ns", 0);
+    latency_ns = schema_get_int(options, "latency-ns", 0);
+    s->latency_us = latency_ns / 1000 + (latency_ns % 1000 > 0);
     s->read_zeroes = schema_get_bool(options, "read-zeroes", false);
     mutex_init(&s->lock);
     cond_init(&s->never);
@@ -44,10 +46,10 @@ static int null_wait(NullState *s)
     int64_t deadline_us;
     int ret = 0;
 
-    if (s->latency_ns == 0 || !cancel) {
+    if (s->latency_us == 0 || !cancel) {
         return 0;
     }
-    deadline_us = g_get_monotonic_time() + (s->latency_ns + 999) / 1000;
+    deadline_us = g_get_monotonic_time() + s->latency_us;
     mutex_lock(&s->lock);
     while (ret == 0) {
         ret =
@@ -60,13 +62,14 @@ static int null_wait(NullState *s)
 static int null_preadv(BlockDriverState *bs, int64_t offset, int64_t bytes,
                        const struct iovec *iov, int niov, int flags)
 {
-    NullState *s = bs->opaque;
     int i;
 
-    for (i = 0; s->read_zeroes && i < niov; i++) {
+    /* Also without read-zeroes: what the buffer held before may be of another
+     * disk, and none of the reader's business. */
+    for (i = 0; i < niov; i++) {
         memset(iov[i].iov_base, 0, iov[i].iov_len);
     }
-    return null_wait(s);
+    return null_wait(bs->opaque);
 }
 
 static int null_pwritev(BlockDriverState *bs, int64_t offset, int64_t bytes,
@@ -128,8 +131,9 @@ static const SchemaType null_options = {
               .doc = "How long each request takes, in nanoseconds, rounded up "
                      "to microseconds. Default: 0." },
             { "read-zeroes", &schema_bool, .optional = true,
-              .doc = "Whether reads find zeroes; otherwise buffers are left "
-                     "as they are. Default: off." },
+              .doc = "Whether block status says that all is zero; otherwise "
+                     "that all is data. Reads find zeroes either way. "
+                     "Default: off." },
             { NULL },
         },
 };

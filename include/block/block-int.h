@@ -92,8 +92,9 @@ struct BlockDriver {
      * that are NULL are not supported (pwrite_zeroes: plain zeroes are written
      * instead; flush: nothing to do).
      *
-     * A read may go beyond the end of the disk by less than request_alignment:
-     * it finds zeroes there. A write does so only if a user may resize, or with
+     * A read that succeeds has filled its buffers: what they hold before is
+     * somebody else's. It may go beyond the end of the disk by less than
+     * request_alignment: it finds zeroes there. A write does so only if a user may resize, or with
      * exact_end.
      * pwrite_zeroes is -ENOTSUP where it is not done by a fast way, and
      * pdiscard where it cannot be done; both have changed nothing then. flush

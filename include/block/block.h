@@ -66,9 +66,11 @@ enum {
     BDRV_WANT_PRECISE = 0x3,
 };
 
-#define BDRV_MAX_LENGTH INT64_MAX
 /* No single request is larger; callers split. */
 #define BDRV_REQUEST_MAX_BYTES (INT64_C(1) << 30)
+/* Of any disk, as in QEMU: its end can be rounded up to any alignment, and a
+ * request be added to any offset, without leaving int64_t. */
+#define BDRV_MAX_LENGTH (INT64_MAX - INT64_MAX % BDRV_REQUEST_MAX_BYTES)
 
 /* ---- the graph ---------------------------------------------------------- */
 
@@ -103,7 +105,8 @@ void bdrv_unref_later(BlockDriverState *bs);
 const char *bdrv_node_name(BlockDriverState *bs);
 const char *bdrv_driver_name(BlockDriverState *bs);
 bool bdrv_is_read_only(BlockDriverState *bs);
-int64_t bdrv_getlength(BlockDriverState *bs); /* exact bytes, or -errno */
+/* Exact bytes, at most BDRV_MAX_LENGTH, or -errno */
+int64_t bdrv_getlength(BlockDriverState *bs);
 /* The node below a format or filter, referenced; or NULL. Any thread. */
 BlockDriverState *bdrv_get_file(BlockDriverState *bs);
 
