@@ -52,13 +52,15 @@ struct Job {
     bool busy;
     int ret;
     char *error;
-    uint64_t progress_current, progress_remaining;
+    uint64_t progress_current, progress_remaining; /* at most INT64_MAX */
     RateLimit limit;
 };
 
 /* All with job_mutex held. The status must be allowed to follow. */
 void job_set_status(Job *job, JobStatus status);
 bool job_is_ready(const Job *job); /* READY or STANDBY */
+/* What was done and what remains; at most INT64_MAX */
+int64_t job_progress_total(const Job *job);
 /* Wakes the coordinator. */
 void job_kick_locked(Job *job);
 /* Back from PAUSED or STANDBY; wakes the coordinator. */

@@ -216,8 +216,7 @@ static JsonObject *job_info(const Job *job)
     json_object_set_string_member(info, "status",
                                   job_status_names[job->status]);
     json_object_set_int_member(info, "current-progress", job->progress_current);
-    json_object_set_int_member(info, "total-progress",
-                               job->progress_current + job->progress_remaining);
+    json_object_set_int_member(info, "total-progress", job_progress_total(job));
     if (job->error) {
         json_object_set_string_member(info, "error", job->error);
     }
@@ -230,8 +229,7 @@ static JsonObject *block_job_info(const Job *job)
 
     json_object_set_string_member(info, "type", job->drv->type);
     json_object_set_string_member(info, "device", job->id);
-    json_object_set_int_member(info, "len",
-                               job->progress_current + job->progress_remaining);
+    json_object_set_int_member(info, "len", job_progress_total(job));
     json_object_set_int_member(info, "offset", job->progress_current);
     json_object_set_boolean_member(info, "busy", job->busy);
     json_object_set_boolean_member(info, "paused", job->user_paused);

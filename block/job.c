@@ -100,8 +100,7 @@ static void send_block_event(Job *job, const char *name, const char *error)
     data = json_object_new();
     json_object_set_string_member(data, "type", job->drv->type);
     json_object_set_string_member(data, "device", job->id);
-    json_object_set_int_member(data, "len",
-                               job->progress_current + job->progress_remaining);
+    json_object_set_int_member(data, "len", job_progress_total(job));
     json_object_set_int_member(data, "offset", job->progress_current);
     json_object_set_int_member(data, "speed", job->limit.speed);
     if (error) {
@@ -491,16 +490,21 @@ void job_set_ready(Job *job)
     send_block_event(job, "BLOCK_JOB_READY", NULL);
 }
 
+int64_t job_progress_total(const Job *job)
+{
+    return MIN(job->progress_current + job->progress_remaining, INT64_MAX);
+}
+
 void job_progress_set_remaining(Job *job, uint64_t remaining)
 {
     MUTEX_GUARD(&job_mutex);
-    job->progress_remaining = remaining;
+    job->progress_remaining = MIN(remaining, INT64_MAX);
 }
 
 void job_progress_update(Job *job, uint64_t done)
 {
     MUTEX_GUARD(&job_mutex);
-    job->progress_current += done;
+    job->progress_current += MIN(done, INT64_MAX - job->progress_current);
     job->progress_remaining -= MIN(done, job->progress_remaining);
 }
 

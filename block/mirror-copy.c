@@ -135,7 +135,10 @@ static int copy_data(MirrorWorker *w, const MirrorOp *op, bool *is_read)
 /* Lock held */
 static int64_t remaining(MirrorJob *s)
 {
-    return bdrv_get_dirty_count(s->dirty) + s->in_flight_bytes;
+    int64_t dirty = bdrv_get_dirty_count(s->dirty);
+
+    /* What is dirty again while it is in flight counts twice. */
+    return MIN(dirty, INT64_MAX - s->in_flight_bytes) + s->in_flight_bytes;
 }
 
 /* Lock held */

@@ -513,6 +513,24 @@ START_TEST(test_nodes)
 }
 END_TEST
 
+/* The sum of what was done and what remains may be more than can be told. */
+START_TEST(test_progress_without_end)
+{
+    Creation c = { .drv = &plain_driver, .options = { .id = "t" } };
+    g_autoptr(JsonObject) row = NULL;
+
+    on_management(create, &c);
+    job_progress_set_remaining(c.job, INT64_MAX);
+    job_progress_update(c.job, INT64_MAX);
+    job_progress_update(c.job, 7);
+    job_progress_set_remaining(c.job, (uint64_t)INT64_MAX + 7);
+    row = job_row("t", false);
+    ck_assert_int_eq(schema_get_int(row, "current-progress", -1), INT64_MAX);
+    ck_assert_int_eq(schema_get_int(row, "total-progress", -1), INT64_MAX);
+    on_management(abandon, c.job);
+}
+END_TEST
+
 /* Threads that ask for everything all the time, while jobs come and go */
 static int storm_over;
 
@@ -648,6 +666,7 @@ static Suite *suite(void)
     TCase *t = tcase_create("job");
 
     tcase_add_checked_fixture(t, set_up, tear_down);
+    tcase_add_test(t, test_progress_without_end);
     tcase_add_test(t, test_names);
     tcase_add_test(t, test_success);
     tcase_add_test(t, test_plain);
