@@ -49,6 +49,7 @@ struct Job {
     bool complete_requested, soft_cancelled;
     bool finalize_requested;
     bool committed;
+    bool hurry; /* there is no time for waits between tries */
     bool busy;
     int ret;
     char *error;

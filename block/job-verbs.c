@@ -306,6 +306,10 @@ void job_cancel_all_sync(void)
         for (i = job_list ? job_list->len : 0; i-- > 0;) {
             Job *job = job_list->pdata[i];
 
+            if (!job->hurry) {
+                job->hurry = true;
+                cond_broadcast(&job->changed);
+            }
             if (job->status == JOB_CONCLUDED) {
                 job_dismiss(job);
             } else if (!job->cancelled && accepts(job, VERB_CANCEL, NULL)) {

@@ -262,7 +262,9 @@ void job_add_blk(Job *job, BlockBackend *blk)
 typedef struct Conclusion {
     Job *job;
     int ret;
-    bool done; /* job_mutex */
+    bool ended;       /* commit() or abort() was called */
+    int64_t retry_us; /* let_go() wants to be called again then; or 0 */
+    bool done;        /* job_mutex */
 } Conclusion;
 
 /* job_mutex held */
@@ -338,24 +340,38 @@ static void job_conclude(Job *job)
     }
 }
 
-/* Management thread */
+/* Once; false: the job goes on. */
+static bool job_end(Conclusion *c)
+{
+    const JobDriver *drv = c->job->drv;
+    void (*end)(Job *);
+
+    if (c->ret == 0) {
+        c->ret = job_prepare(c->job);
+    }
+    if (c->ret == JOB_AGAIN) {
+        return false;
+    }
+    end = c->ret == 0 ? drv->commit : drv->abort;
+    if (end) {
+        end(c->job);
+    }
+    c->ended = true;
+    return true;
+}
+
+/* Management thread; again while c->retry_us tells so */
 static void conclude(void *opaque)
 {
     Conclusion *c = opaque;
     Job *job = c->job;
-    const JobDriver *drv = job->drv;
 
-    if (c->ret == 0) {
-        c->ret = job_prepare(job);
-    }
-    if (c->ret != JOB_AGAIN) {
-        void (*end)(Job *) = c->ret == 0 ? drv->commit : drv->abort;
-
-        if (end) {
-            end(job);
+    if (c->ended || job_end(c)) {
+        c->retry_us = job->drv->let_go ? job->drv->let_go(job) : 0;
+        if (c->retry_us == 0) {
+            job_clean(job);
+            job_conclude(job);
         }
-        job_clean(job);
-        job_conclude(job);
     }
     MUTEX_GUARD(&job_mutex);
     c->done = true;
@@ -390,12 +406,33 @@ static int conclude_and_wait(Job *job, int ret)
 {
     Conclusion c = { .job = job, .ret = ret };
 
-    management_queue(conclude, &c);
-    MUTEX_GUARD(&job_mutex);
-    while (!c.done) {
-        cond_wait(&job->changed, &job_mutex);
-    }
+    do {
+        c.done = false;
+        management_queue(conclude, &c);
+        MUTEX_GUARD(&job_mutex);
+        while (!c.done) {
+            cond_wait(&job->changed, &job_mutex);
+        }
+        while (c.retry_us && !job->hurry &&
+               cond_wait_until(&job->changed, &job_mutex, c.retry_us)) {
+        }
+    } while (c.retry_us);
     return c.ret;
+}
+
+/* The same for a job without a thread, which the management thread is then */
+static void conclude_alone(void *opaque)
+{
+    Conclusion *c = opaque;
+
+    conclude(c);
+    if (c->retry_us) {
+        management_queue(conclude_alone, c);
+        return;
+    }
+    MUTEX_GUARD(&job_mutex);
+    job_unref(c->job);
+    g_free(c);
 }
 
 /* Management thread: the coordinator has nothing left to do. */
@@ -445,12 +482,12 @@ void job_start(Job *job)
     }
     mutex_unlock(&job_mutex);
     if (r != 0) {
-        Conclusion c = { .job = job, .ret = -r };
+        Conclusion *c = g_new0(Conclusion, 1);
 
+        c->job = job;
+        c->ret = -r;
         job_fail(job, -r, "Could not start a thread");
-        conclude(&c);
-        MUTEX_GUARD(&job_mutex);
-        job_unref(job);
+        conclude_alone(c);
     }
 }
 

@@ -20,6 +20,21 @@ typedef struct MirrorOp {
     bool drained; /* the source is: read past the gate */
 } MirrorOp;
 
+/*
+ * How long a drain may take before it is given up, and how long to wait then
+ * before the next. Waits double, and a drain may take half as long as the wait
+ * before it: 1 s, wait 1 s, 1 s, wait 2 s, 1 s, wait 4 s, 2 s, wait 8 s, ...,
+ * 10 s, wait 30 s. So guests whose requests take long are waited for, in the
+ * end, and those that stand behind one that hangs do so for a fourth of the
+ * time at most. Microseconds; only tests change them.
+ */
+typedef struct MirrorLimits {
+    int64_t start_drain; /* the start's: it has no next */
+    int64_t min_drain, max_drain;
+    int64_t min_backoff, max_backoff;
+} MirrorLimits;
+extern MirrorLimits mirror_limits;
+
 typedef struct MirrorJob MirrorJob;
 
 typedef struct MirrorWorker {

@@ -14,9 +14,12 @@
  * the target while guests go on writing. Then the management thread drains the
  * source, and the workers copy the rest while nobody writes. If the drain takes
  * too long, because a request of some guest hangs, or the guests have dirtied
- * too much meanwhile, they go on and the job tries again later. So guests stand
- * still for the time that it takes to copy two times buf-size at most, and to
- * flush that.
+ * too much meanwhile, they go on and the job tries again later, with more
+ * patience (mirror_limits). So guests stand still for the time that it takes to
+ * end what they have begun, to copy two times buf-size at most, and to flush
+ * that. A job that was cancelled or failed goes the same way to take its filter
+ * out: where a request hangs it is ABORTING, and its nodes are in use, until
+ * that request has ended.
  */
 #include "block/mirror.h"
 
@@ -26,12 +29,13 @@
 #include "block/mirror-int.h"
 #include "util/error.h"
 
-/* A drain that takes longer is given up, and tried again after a while. */
-#define DRAIN_US (1 * G_USEC_PER_SEC)
-/* At the start, there is no later. */
-#define START_DRAIN_US (10 * G_USEC_PER_SEC)
-#define MIN_BACKOFF_US (1 * G_USEC_PER_SEC)
-#define MAX_BACKOFF_US (30 * G_USEC_PER_SEC)
+MirrorLimits mirror_limits = {
+    .start_drain = 10 * G_USEC_PER_SEC,
+    .min_drain = 1 * G_USEC_PER_SEC,
+    .max_drain = 10 * G_USEC_PER_SEC,
+    .min_backoff = 1 * G_USEC_PER_SEC,
+    .max_backoff = 30 * G_USEC_PER_SEC,
+};
 
 /* Of buf-size and of what one worker gets of it */
 #define BUF_ALIGN 65536
@@ -137,20 +141,36 @@ static int mirror_run(Job *job)
 
 /* ---- the end ------------------------------------------------------------ */
 
-static int try_again(MirrorJob *s, int64_t wait_us)
+static int try_again(MirrorJob *s, int64_t retry_us)
 {
     s->flushed = false;
-    s->retry_us = g_get_monotonic_time() + wait_us;
+    s->retry_us = retry_us;
     return JOB_AGAIN;
 }
 
-/* All users of the filter go on with what is below it. */
+/* For the next drain */
+static int64_t drain_deadline(const MirrorJob *s)
+{
+    return g_get_monotonic_time() + CLAMP(s->backoff_us / 2,
+                                          mirror_limits.min_drain,
+                                          mirror_limits.max_drain);
+}
+
+/* A drain has failed; when to try the next */
+static int64_t back_off(MirrorJob *s)
+{
+    s->backoff_us = CLAMP(2 * s->backoff_us, mirror_limits.min_backoff,
+                          mirror_limits.max_backoff);
+    return g_get_monotonic_time() + s->backoff_us;
+}
+
+/* All users of the filter, which is drained, go on with what is below it. */
 static void drop_filter(MirrorJob *s)
 {
     g_autoptr(GError) err = NULL;
 
     /* They need the same of that as they needed through the filter. */
-    if (s->filter->file && !bdrv_remove_filter(s->filter, &err)) {
+    if (!bdrv_remove_filter(s->filter, &err)) {
         g_error("Could not remove node '%s': %s", bdrv_node_name(s->filter),
                 err->message);
     }
@@ -186,7 +206,7 @@ static int copy_rest_and_pivot(MirrorJob *s, GError **errp)
 
     job_should_complete(s->job, &soft);
     if (bdrv_get_dirty_count(s->dirty) > 2 * s->buf_size) {
-        return try_again(s, 0);
+        return try_again(s, g_get_monotonic_time());
     }
     ret = mirror_copy_rest(s);
     if (ret == 0) {
@@ -195,7 +215,9 @@ static int copy_rest_and_pivot(MirrorJob *s, GError **errp)
     if (ret == 0) {
         ret = job_commit_point(s->job);
     }
-    if (ret == 0 && !soft) {
+    if (ret == 0 && soft) {
+        drop_filter(s);
+    } else if (ret == 0) {
         ret = pivot(s, errp);
     }
     return ret;
@@ -204,18 +226,31 @@ static int copy_rest_and_pivot(MirrorJob *s, GError **errp)
 static int mirror_prepare(Job *job, GError **errp)
 {
     MirrorJob *s = job_opaque(job);
-    int64_t deadline_us = g_get_monotonic_time() + DRAIN_US;
+    int64_t deadline_us = drain_deadline(s);
     int ret;
 
     if (!mirror_hold(s, deadline_us) ||
         !bdrv_try_drained_begin(s->source_bs, deadline_us)) {
-        s->backoff_us =
-            CLAMP(2 * s->backoff_us, MIN_BACKOFF_US, MAX_BACKOFF_US);
-        return try_again(s, s->backoff_us);
+        return try_again(s, back_off(s));
     }
     ret = copy_rest_and_pivot(s, errp);
     bdrv_drained_end(s->source_bs);
     return ret;
+}
+
+static int64_t mirror_let_go(Job *job)
+{
+    MirrorJob *s = job_opaque(job);
+
+    if (!s->filter->file) {
+        return 0;
+    }
+    if (!bdrv_try_drained_begin(s->filter, drain_deadline(s))) {
+        return back_off(s);
+    }
+    drop_filter(s);
+    bdrv_drained_end(s->filter);
+    return 0;
 }
 
 static void mirror_clean(Job *job)
@@ -229,7 +264,6 @@ static void mirror_clean(Job *job)
     }
     blk_free(s->source);
     blk_free(s->target);
-    drop_filter(s);
     bdrv_unref(s->filter);
     bdrv_unref(s->source_bs);
     bdrv_unref(s->target_bs);
@@ -242,6 +276,7 @@ static const JobDriver mirror_job_driver = {
     .can_complete = true,
     .run = mirror_run,
     .prepare = mirror_prepare,
+    .let_go = mirror_let_go,
     .clean = mirror_clean,
 };
 
@@ -374,7 +409,7 @@ static BlockBackend *attach(MirrorJob *s, BlockDriverState *bs, uint64_t perm,
  */
 static bool insert_filter(MirrorJob *s, GError **errp)
 {
-    int64_t deadline_us = g_get_monotonic_time() + START_DRAIN_US;
+    int64_t deadline_us = g_get_monotonic_time() + mirror_limits.start_drain;
     bool ok;
 
     if (!bdrv_try_drained_begin(s->source_bs, deadline_us)) {
@@ -387,7 +422,8 @@ static bool insert_filter(MirrorJob *s, GError **errp)
     return ok;
 }
 
-/* Everything the job needs; on failure mirror_clean() undoes what was done. */
+/* Everything the job needs; on failure mirror_clean() undoes what was done: the
+ * filter is put in last. */
 static bool set_up(MirrorJob *s, const MirrorOptions *options, GError **errp)
 {
     s->target =

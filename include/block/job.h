@@ -74,8 +74,16 @@ typedef struct JobDriver {
     void (*commit)(Job *job);
     void (*abort)(Job *job);
     /*
+     * After commit() or abort(), likewise: let go of what takes a drain, which
+     * may not succeed while a guest's request hangs. 0, or the time (monotonic
+     * microseconds) from which on to call it again: the graph mutex is given
+     * back meanwhile, and the job keeps its nodes and its state. May be NULL.
+     * Not called for jobs that were not started.
+     */
+    int64_t (*let_go)(Job *job);
+    /*
      * Last, exactly once for every job that was created, started or not:
-     * management thread, graph mutex held.
+     * management thread, graph mutex held. Waits for no guest.
      */
     void (*clean)(Job *job);
 } JobDriver;
@@ -192,6 +200,8 @@ JsonArray *job_query_block(void);
 /*
  * SIGTERM: cancel all jobs and wait until they and their threads are gone. Not
  * on the management thread, which must be running, and without the graph mutex.
+ * let_go() is called again without waits: that takes as long as a guest's
+ * request hangs, if there still are guests.
  */
 void job_cancel_all_sync(void);
 /*

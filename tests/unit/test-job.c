@@ -19,6 +19,8 @@ typedef struct Toy {
 static int toy_go; /* atomic */
 static bool toy_ready;
 static int toy_ret, toy_prepare_ret;
+static int toy_refusals; /* how often let_go() is yet to refuse */
+static int64_t toy_retry_us;
 /* How often each was called; management thread */
 static int toy_commits, toy_aborts, toy_cleans;
 
@@ -68,6 +70,17 @@ static void toy_abort(Job *job)
     toy_aborts++;
 }
 
+static int64_t toy_let_go(Job *job)
+{
+    ck_assert_int_eq(toy_commits + toy_aborts, 1);
+    ck_assert_int_eq(toy_cleans, 0);
+    if (toy_refusals == 0) {
+        return 0;
+    }
+    toy_refusals--;
+    return g_get_monotonic_time() + toy_retry_us;
+}
+
 static void toy_clean(Job *job)
 {
     toy_cleans++;
@@ -82,6 +95,19 @@ static const JobDriver toy_driver = {
     .prepare = toy_prepare,
     .commit = toy_commit,
     .abort = toy_abort,
+    .clean = toy_clean,
+};
+
+/* One that does not get rid of its guests at once */
+static const JobDriver clinging_driver = {
+    .type = "toy",
+    .instance_size = sizeof(Toy),
+    .block_job = true,
+    .run = toy_run,
+    .prepare = toy_prepare,
+    .commit = toy_commit,
+    .abort = toy_abort,
+    .let_go = toy_let_go,
     .clean = toy_clean,
 };
 
@@ -163,6 +189,8 @@ static void set_up(void)
     toy_ready = false;
     toy_ret = toy_prepare_ret = 0;
     toy_commits = toy_aborts = toy_cleans = 0;
+    toy_refusals = 0;
+    toy_retry_us = 0;
     harness_start();
 }
 
@@ -495,6 +523,61 @@ START_TEST(test_cancel_all)
 }
 END_TEST
 
+/* What a job cannot let go of now it lets go of later, and ends then. */
+START_TEST(test_let_go_later)
+{
+    const int rets[] = { 0, -EPERM };
+    size_t i;
+
+    for (i = 0; i < G_N_ELEMENTS(rets); i++) {
+        forget_events();
+        toy_go = 0;
+        toy_commits = toy_aborts = toy_cleans = 0;
+        toy_prepare_ret = rets[i];
+        toy_refusals = 3;
+        toy_retry_us = 1000;
+        start_job(&clinging_driver, "t", true, true);
+        let_toy_go();
+        wait_event("t:null");
+        check_events(i == 0 ? "t:created t:running t:waiting t:pending "
+                              "t:COMPLETED t:concluded t:null"
+                            : "t:created t:running t:aborting "
+                              "t:COMPLETED(no good end) t:concluded t:null");
+        ck_assert_int_eq(toy_refusals, 0);
+        check_calls(i == 0, i == 1, 1);
+    }
+}
+END_TEST
+
+static void nothing(void *opaque)
+{
+}
+
+/* Between two tries others are served, and at exit nobody waits for the next. */
+START_TEST(test_let_go_at_exit)
+{
+    g_autoptr(JsonObject) row = NULL;
+
+    toy_refusals = 2;
+    toy_retry_us = G_TIME_SPAN_DAY;
+    start_job(&clinging_driver, "t", true, true);
+    verb_ok(job_verb_cancel(JOB_FAMILY_ALL, "t", true, errp));
+    wait_event("t:aborting");
+    on_management(nothing, NULL);
+    on_management(nothing, NULL);
+    row = job_row("t", false);
+    ck_assert_str_eq(schema_get_str(row, "status", ""), "aborting");
+    verb_refused(job_verb_cancel(JOB_FAMILY_ALL, "t", true, errp),
+                 "Job 't' in state 'aborting' cannot accept command verb "
+                 "'cancel'");
+    check_events("t:created t:running t:aborting");
+    job_cancel_all_sync();
+    check_events("t:created t:running t:aborting t:CANCELLED t:concluded "
+                 "t:null");
+    check_calls(0, 1, 1);
+}
+END_TEST
+
 START_TEST(test_nodes)
 {
     BlockDriverState used = { .node_name = (char *)"used" };
@@ -684,6 +767,8 @@ static Suite *suite(void)
     tcase_add_test(t, test_complete_running);
     tcase_add_test(t, test_error_classes);
     tcase_add_test(t, test_cancel_all);
+    tcase_add_test(t, test_let_go_later);
+    tcase_add_test(t, test_let_go_at_exit);
     tcase_add_test(t, test_nodes);
     tcase_add_test(t, test_storm);
     suite_add_tcase(s, t);

@@ -6,9 +6,12 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "block/mirror-int.h"
 #include "job-harness.h"
 #include "mirror-fixture.h"
 #include "unit-main.h"
+
+static MirrorLimits usual_limits;
 
 /* ---- one after the other ------------------------------------------------ */
 
@@ -740,6 +743,8 @@ START_TEST(test_drain_not_reached)
     uint8_t byte = 1;
     MemDisk *src;
 
+    mirror_limits.min_drain = 50000;
+    mirror_limits.min_backoff = 1000;
     make_filled(MiB);
     start_mirror();
     wait_event("m:READY");
@@ -764,12 +769,128 @@ START_TEST(test_drain_not_reached)
 }
 END_TEST
 
+/* The same at the start: there is no job then, and all goes on. */
+START_TEST(test_start_with_hung_request)
+{
+    Start start = defaults();
+    pthread_t thread;
+    uint8_t byte = 1;
+    MemDisk *src;
+
+    mirror_limits.start_drain = 1000;
+    make_filled(MiB);
+    src = mem_disk_of(source);
+    mem_disk_hold(src, MEM_WRITE, 0);
+    pthread_create(&thread, NULL, hung_write, NULL);
+    mem_disk_wait_held(src);
+    refused(&start, "Node 'src' is busy: a request does not end");
+    ck_assert_int_eq(blk_pwrite(guest, 8000, 1, &byte, 0), 0);
+    mem_disk_let_go(src);
+    pthread_join(thread, NULL);
+    mirror_limits.start_drain = 60 * G_USEC_PER_SEC;
+    start_mirror();
+    wait_event("m:READY");
+    complete();
+    wait_event("m:null");
+    check_home(target);
+    assert_mirrored();
+    unmake();
+}
+END_TEST
+
+/* A guest that is not waited for any more is waited for longer the next time. */
+START_TEST(test_patience)
+{
+    pthread_t thread;
+    int64_t stall = 0;
+    uint8_t byte;
+
+    mirror_limits.min_drain = 20000;
+    mirror_limits.min_backoff = 10000;
+    make_filled(MiB);
+    start_mirror();
+    wait_event("m:READY");
+    mem_disk_hold(mem_disk_of(source), MEM_WRITE, 0);
+    pthread_create(&thread, NULL, hung_write, NULL);
+    mem_disk_wait_held(mem_disk_of(source));
+    complete();
+    /* Who reads meanwhile stands still with the drains. */
+    while (stall < 10 * mirror_limits.min_drain) {
+        int64_t start = g_get_monotonic_time();
+
+        ck_assert_int_eq(blk_pread(guest, 8000, 1, &byte, 0), 0);
+        stall = g_get_monotonic_time() - start;
+    }
+    mem_disk_let_go(mem_disk_of(source));
+    wait_event("m:null");
+    pthread_join(thread, NULL);
+    check_home(target);
+    unmake();
+}
+END_TEST
+
+static void look_for_filter(void *opaque)
+{
+    BlockDriverState *bs = bdrv_find_node("filter", NULL);
+
+    ck_assert(bs != NULL);
+    ck_assert(job_uses_node(source, NULL));
+    bdrv_unref(bs);
+}
+
+/* A job that was cancelled is there until the guest's request has ended, and
+ * hinders nobody. */
+START_TEST(test_cancel_with_hung_request)
+{
+    pthread_t thread;
+    uint8_t byte = 1;
+    MemDisk *src;
+    int i;
+
+    mirror_limits.min_drain = 1000;
+    mirror_limits.min_backoff = 1000;
+    make_filled(MiB);
+    start_mirror();
+    wait_event("m:READY");
+    src = mem_disk_of(source);
+    mem_disk_hold(src, MEM_WRITE, 0);
+    pthread_create(&thread, NULL, hung_write, NULL);
+    mem_disk_wait_held(src);
+    verb_ok(job_verb_cancel(JOB_FAMILY_ALL, "m", true, errp));
+    wait_event("m:aborting");
+    for (i = 0; i < 5; i++) {
+        on_management(look_for_filter, NULL);
+        ck_assert_int_eq(blk_pwrite(guest, 8000, 1, &byte, 0), 0);
+    }
+    check_events("m:created m:running m:ready m:READY m:aborting");
+    mem_disk_let_go(src);
+    wait_event("m:null");
+    check_events("m:created m:running m:ready m:READY m:aborting m:CANCELLED "
+                 "m:concluded m:null");
+    pthread_join(thread, NULL);
+    check_home(source);
+    unmake();
+}
+END_TEST
+
+static void set_up(void)
+{
+    usual_limits = mirror_limits;
+    harness_start();
+}
+
+static void tear_down(void)
+{
+    harness_stop();
+    mirror_limits = usual_limits;
+}
+
 static Suite *suite(void)
 {
     Suite *s = suite_create("mirror");
     TCase *t = tcase_create("mirror");
 
-    tcase_add_checked_fixture(t, harness_start, harness_stop);
+    tcase_add_checked_fixture(t, set_up, tear_down);
     tcase_add_test(t, test_pivot);
     tcase_add_test(t, test_late_user);
     tcase_add_test(t, test_soft_cancel);
@@ -793,6 +914,9 @@ static Suite *suite(void)
     tcase_add_test(t, test_pause);
     tcase_add_test(t, test_speed);
     tcase_add_test(t, test_drain_not_reached);
+    tcase_add_test(t, test_start_with_hung_request);
+    tcase_add_test(t, test_patience);
+    tcase_add_test(t, test_cancel_with_hung_request);
     suite_add_tcase(s, t);
     return s;
 }
