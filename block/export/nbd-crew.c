@@ -76,8 +76,7 @@ static int wait_for_call(NbdThread *thread)
 
 static bool has_ended(NbdConn *conn)
 {
-    return bdrv_cancelled(conn->cancel) ||
-           __atomic_load_n(&conn->hung_up, __ATOMIC_RELAXED);
+    return bdrv_cancelled(conn->cancel) || nbd_conn_hung_up(conn);
 }
 
 typedef enum Turn {

@@ -8,7 +8,10 @@
  *   nbd-crew.c       the threads that serve a connection
  *   nbd-io.c         bytes in and out of a connection, request memory
  *   nbd-negotiate.c  the handshake
- *   nbd-request.c    requests and replies
+ *   nbd-request.c    requests: taken off the socket, and done
+ *   nbd-read.c       READ
+ *   nbd-status.c     BLOCK_STATUS
+ *   nbd-reply.c      replies, in the three forms there are
  *
  * Locks, in this order: the server's, nbd_lock, then one of exports.lock, a
  * connection's lock, and its send_lock. send_lock is held while a reply goes
@@ -83,7 +86,8 @@ typedef struct NbdConn {
     NbdExport *exp;
     uint64_t size;
     uint16_t flags;
-    bool structured;
+    bool structured;   /* replies are in chunks */
+    bool extended;     /* and so are 64 bits of length; implies structured */
     unsigned contexts; /* bit n: context n was chosen */
 
     /* Bytes received but not used yet; belong to whoever has the turn */
@@ -114,8 +118,9 @@ typedef struct NbdRequest {
     uint16_t type;
     uint64_t cookie;
     uint64_t offset;
-    uint32_t length;
-    uint32_t written;    /* WRITE: so much was done while the rest came in */
+    uint64_t length;
+    uint64_t written;    /* WRITE: so much was done while the rest came in */
+    unsigned contexts;   /* BLOCK_STATUS: bit n: context n is asked for */
     int error;           /* 0, or what is wrong with it, a negative errno */
     const char *message; /* for humans, if there is an error */
 } NbdRequest;
@@ -166,6 +171,11 @@ GPtrArray *nbd_export_list(void); /* of NbdExportInfo */
 bool nbd_conn_start(int fd, GError **errp);
 /* Hang up on the client. */
 void nbd_conn_abort(NbdConn *conn);
+/* That was done: what takes long need not go on. */
+static inline bool nbd_conn_hung_up(NbdConn *conn)
+{
+    return __atomic_load_n(&conn->hung_up, __ATOMIC_RELAXED);
+}
 unsigned nbd_conn_count(void);
 /* Hang up on all clients of @exp, or on all there are (NULL). */
 void nbd_conn_abort_all(NbdExport *exp);
@@ -227,5 +237,32 @@ bool nbd_negotiate(NbdConn *conn);
 bool nbd_request_receive(NbdThread *thread);
 /* Do it, and reply. */
 void nbd_request_run(NbdThread *thread);
+
+/* ---- nbd-read.c, nbd-status.c ------------------------------------------- */
+
+/* Do the READ, or the BLOCK_STATUS, and reply. */
+void nbd_read_run(NbdThread *thread);
+void nbd_status_run(NbdThread *thread);
+
+/* ---- nbd-reply.c -------------------------------------------------------- */
+
+/*
+ * Replies to @thread->req. If one cannot be sent, the connection is broken, and
+ * is hung up.
+ */
+
+/* It is done, and there is nothing to say. */
+void nbd_reply_ok(NbdThread *thread);
+/* It failed with -@ret; NULL @message: what that number means. */
+void nbd_reply_error(NbdThread *thread, int ret, const char *message);
+/*
+ * One chunk, of a client that takes chunks: @fields, then @data. @done: it is
+ * the last of them. False if it could not be sent.
+ */
+bool nbd_reply_chunk(NbdThread *thread, uint16_t type, bool done,
+                     const void *fields, size_t fields_size, const void *data,
+                     size_t data_size);
+/* The head of a simple reply, for whoever sends data behind it */
+NbdSimpleReply nbd_simple_reply(const NbdRequest *req, uint32_t error);
 
 #endif

@@ -129,18 +129,35 @@ static char *get_string(Cursor *c)
 
 /* ---- choosing an export ------------------------------------------------- */
 
+/* The contexts that hold for that export: those last chosen, if for it */
+static unsigned contexts_for(Negotiation *n, const char *name)
+{
+    if (!n->context_export || !g_str_equal(n->context_export, name)) {
+        return 0;
+    }
+    return n->conn->contexts;
+}
+
+static uint16_t flags_for(Negotiation *n, const NbdExportInfo *info)
+{
+    uint16_t flags = info->flags;
+
+    if (n->conn->structured) {
+        flags |= NBD_FLAG_SEND_DF;
+    }
+    if (n->conn->extended && contexts_for(n, info->name)) {
+        flags |= NBD_FLAG_BLOCK_STATUS_PAYLOAD;
+    }
+    return flags;
+}
+
 static void begin_transmission(Negotiation *n, const NbdExportInfo *info)
 {
     NbdConn *conn = n->conn;
 
     conn->size = info->size;
-    conn->flags = info->flags;
-    if (conn->structured) {
-        conn->flags |= NBD_FLAG_SEND_DF;
-    }
-    if (!n->context_export || !g_str_equal(n->context_export, info->name)) {
-        conn->contexts = 0;
-    }
+    conn->flags = flags_for(n, info);
+    conn->contexts = contexts_for(n, info->name);
 }
 
 static Outcome handle_export_name(Negotiation *n)
@@ -150,7 +167,7 @@ static Outcome handle_export_name(Negotiation *n)
     NbdExportNameReply answer = { 0 };
     struct iovec iov = { &answer, sizeof(answer) };
 
-    if (name) {
+    if (name && !n->conn->extended) { /* with extended headers, GO is a must */
         info = nbd_export_lookup(name, n->conn);
     }
     if (!info) {
@@ -171,8 +188,7 @@ static int send_info(Negotiation *n, const NbdExportInfo *info, unsigned asked)
     NbdInfoExport export = {
         .type = GUINT16_TO_BE(NBD_INFO_EXPORT),
         .size = GUINT64_TO_BE(info->size),
-        .flags = GUINT16_TO_BE(info->flags |
-                               (n->conn->structured ? NBD_FLAG_SEND_DF : 0)),
+        .flags = GUINT16_TO_BE(flags_for(n, info)),
     };
     NbdInfoBlockSize sizes = {
         .type = GUINT16_TO_BE(NBD_INFO_BLOCK_SIZE),
@@ -263,7 +279,21 @@ static Outcome handle_structured_reply(Negotiation *n)
         return outcome(reply_error(n, NBD_REP_ERR_INVALID,
                                    "STRUCTURED_REPLY takes no data"));
     }
+    if (n->conn->extended) {
+        return outcome(reply_error(n, NBD_REP_ERR_EXT_HEADER_REQD,
+                                   "extended headers are in use already"));
+    }
     n->conn->structured = true;
+    return outcome(reply(n, NBD_REP_ACK));
+}
+
+static Outcome handle_extended_headers(Negotiation *n)
+{
+    if (n->length > 0) {
+        return outcome(reply_error(n, NBD_REP_ERR_INVALID,
+                                   "EXTENDED_HEADERS takes no data"));
+    }
+    n->conn->structured = n->conn->extended = true;
     return outcome(reply(n, NBD_REP_ACK));
 }
 
@@ -377,6 +407,8 @@ static Outcome handle_option(Negotiation *n)
         return handle_go(n);
     case NBD_OPT_STRUCTURED_REPLY:
         return handle_structured_reply(n);
+    case NBD_OPT_EXTENDED_HEADERS:
+        return handle_extended_headers(n);
     case NBD_OPT_LIST_META_CONTEXT:
     case NBD_OPT_SET_META_CONTEXT:
         return handle_meta_context(n);

@@ -35,6 +35,7 @@ enum { /* transmission flags */
     NBD_FLAG_SEND_DF = 1 << 7,
     NBD_FLAG_CAN_MULTI_CONN = 1 << 8,
     NBD_FLAG_SEND_FAST_ZERO = 1 << 11,
+    NBD_FLAG_BLOCK_STATUS_PAYLOAD = 1 << 12,
 };
 
 enum { /* options */
@@ -47,6 +48,7 @@ enum { /* options */
     NBD_OPT_STRUCTURED_REPLY = 8,
     NBD_OPT_LIST_META_CONTEXT = 9,
     NBD_OPT_SET_META_CONTEXT = 10,
+    NBD_OPT_EXTENDED_HEADERS = 11,
 };
 
 /* replies to options */
@@ -58,6 +60,7 @@ enum { /* options */
 #define NBD_REP_ERR_INVALID UINT32_C(0x80000003)
 #define NBD_REP_ERR_UNKNOWN UINT32_C(0x80000006)
 #define NBD_REP_ERR_TOO_BIG UINT32_C(0x80000009)
+#define NBD_REP_ERR_EXT_HEADER_REQD UINT32_C(0x8000000a)
 
 enum { /* information an NBD_REP_INFO carries */
     NBD_INFO_EXPORT = 0,
@@ -107,8 +110,10 @@ typedef struct NBD_PACKED NbdInfoBlockSize {
 /* ---- transmission ------------------------------------------------------- */
 
 #define NBD_REQUEST_MAGIC UINT32_C(0x25609513)
+#define NBD_EXTENDED_REQUEST_MAGIC UINT32_C(0x21e41c71)
 #define NBD_SIMPLE_REPLY_MAGIC UINT32_C(0x67446698)
 #define NBD_STRUCTURED_REPLY_MAGIC UINT32_C(0x668e33ef)
+#define NBD_EXTENDED_REPLY_MAGIC UINT32_C(0x6e8a278c)
 
 enum { /* requests */
     NBD_CMD_READ = 0,
@@ -126,15 +131,17 @@ enum { /* flags of requests */
     NBD_CMD_FLAG_DF = 1 << 2,
     NBD_CMD_FLAG_REQ_ONE = 1 << 3,
     NBD_CMD_FLAG_FAST_ZERO = 1 << 4,
+    NBD_CMD_FLAG_PAYLOAD_LEN = 1 << 5, /* the length is that of data to come */
 };
 
-enum { /* structured replies */
+enum { /* structured and extended replies */
     NBD_REPLY_FLAG_DONE = 1 << 0,
 
     NBD_REPLY_TYPE_NONE = 0,
     NBD_REPLY_TYPE_OFFSET_DATA = 1,
     NBD_REPLY_TYPE_OFFSET_HOLE = 2,
     NBD_REPLY_TYPE_BLOCK_STATUS = 5,
+    NBD_REPLY_TYPE_BLOCK_STATUS_EXT = 6,
     NBD_REPLY_TYPE_ERROR = 0x8001,
 };
 
@@ -164,12 +171,23 @@ typedef struct NBD_PACKED NbdRequestHeader {
     uint32_t length;
 } NbdRequestHeader;
 
+/* With extended headers */
+typedef struct NBD_PACKED NbdExtendedRequestHeader {
+    uint32_t magic;
+    uint16_t flags;
+    uint16_t type;
+    uint64_t cookie;
+    uint64_t offset;
+    uint64_t length;
+} NbdExtendedRequestHeader;
+
 typedef struct NBD_PACKED NbdSimpleReply {
     uint32_t magic;
     uint32_t error;
     uint64_t cookie;
 } NbdSimpleReply;
 
+/* The head of a structured reply's chunk */
 typedef struct NBD_PACKED NbdChunk {
     uint32_t magic;
     uint16_t flags;
@@ -178,29 +196,54 @@ typedef struct NBD_PACKED NbdChunk {
     uint32_t length; /* of what follows */
 } NbdChunk;
 
-typedef struct NBD_PACKED NbdChunkData {
-    NbdChunk chunk;
-    uint64_t offset;
-} NbdChunkData;
+/* The same with extended headers */
+typedef struct NBD_PACKED NbdExtendedChunk {
+    uint32_t magic;
+    uint16_t flags;
+    uint16_t type;
+    uint64_t cookie;
+    uint64_t offset; /* the request's */
+    uint64_t length; /* of what follows */
+} NbdExtendedChunk;
 
-typedef struct NBD_PACKED NbdChunkError {
-    NbdChunk chunk;
+/* What follows the head, before the data */
+typedef struct NBD_PACKED NbdDataFields {
+    uint64_t offset;
+} NbdDataFields;
+
+typedef struct NBD_PACKED NbdErrorFields {
     uint32_t error;
     uint16_t message_length;
-} NbdChunkError;
+} NbdErrorFields;
 
-typedef struct NBD_PACKED NbdChunkStatus {
-    NbdChunk chunk;
+typedef struct NBD_PACKED NbdStatusFields {
     uint32_t context;
-} NbdChunkStatus;
+} NbdStatusFields;
 
 typedef struct NBD_PACKED NbdExtent {
     uint32_t length;
     uint32_t flags;
 } NbdExtent;
 
+typedef struct NBD_PACKED NbdExtendedStatusFields {
+    uint32_t context;
+    uint32_t count; /* of extents */
+} NbdExtendedStatusFields;
+
+typedef struct NBD_PACKED NbdExtendedExtent {
+    uint64_t length;
+    uint64_t flags;
+} NbdExtendedExtent;
+
+/* What comes with a BLOCK_STATUS that has PAYLOAD_LEN; then ids of contexts */
+typedef struct NBD_PACKED NbdStatusPayload {
+    uint64_t length;
+} NbdStatusPayload;
+
 G_STATIC_ASSERT(sizeof(NbdExportNameReply) == 134);
 G_STATIC_ASSERT(sizeof(NbdRequestHeader) == 28);
+G_STATIC_ASSERT(sizeof(NbdExtendedRequestHeader) == 32);
 G_STATIC_ASSERT(sizeof(NbdChunk) == 20);
+G_STATIC_ASSERT(sizeof(NbdExtendedChunk) == 32);
 
 #endif

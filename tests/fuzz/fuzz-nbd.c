@@ -2,8 +2,8 @@
 /*
  * Fuzzes what the NBD server does with a client's bytes. The first byte says
  * whether they begin after the greeting, or in the transmission phase with or
- * without structured replies; how much memory there is for requests; and
- * whether the disk fails.
+ * without structured replies or extended headers; how much memory there is for
+ * requests; and whether the disk fails.
  */
 #include <errno.h>
 #include <glib.h>
@@ -91,10 +91,11 @@ static void talk(int fd, const uint8_t *data, size_t size)
 }
 
 /* What a well-behaved client says before the first request */
-static GByteArray *preamble(bool structured)
+static GByteArray *preamble(bool structured, bool extended)
 {
     static const uint8_t flags[] = { 0, 0, 0, 3 };
     static const uint8_t sr[] = "IHAVEOPT\0\0\0\10\0\0\0\0";
+    static const uint8_t eh[] = "IHAVEOPT\0\0\0\13\0\0\0\0";
     static const uint8_t context[] =
         "IHAVEOPT\0\0\0\12\0\0\0\60\0\0\0\1x\0\0\0\2"
         "\0\0\0\17base:allocation\0\0\0\14qemu:nothing";
@@ -102,8 +103,12 @@ static GByteArray *preamble(bool structured)
     GByteArray *bytes = g_byte_array_new();
 
     g_byte_array_append(bytes, flags, sizeof(flags));
-    if (structured) {
+    if (extended) {
+        g_byte_array_append(bytes, eh, sizeof(eh) - 1);
+    } else if (structured) {
         g_byte_array_append(bytes, sr, sizeof(sr) - 1);
+    }
+    if (structured || extended) {
         g_byte_array_append(bytes, context, sizeof(context) - 1);
     }
     return g_byte_array_append(bytes, go, sizeof(go) - 1);
@@ -127,7 +132,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     for (int op = 0; op < FAKE_OPS; op++) {
         fake_fail(op, how & 8 ? EIO : 0, SIZE / 2);
     }
-    bytes = how & 2 ? preamble(how & 1) : g_byte_array_new();
+    bytes = how & 2 ? preamble(how & 1, how & 16) : g_byte_array_new();
     g_byte_array_append(bytes, data + 1, size - 1);
 
     if (!nbd_conn_start(fds[0], NULL)) {

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """An NBD client without dependencies, simple enough to misuse on purpose.
 
-Speaks fixed newstyle negotiation and both kinds of reply. A connection belongs
-to one thread; several requests may be in flight (request() and reply()).
+Speaks fixed newstyle negotiation and all kinds of reply: simple, structured, and
+with extended headers, which allow 64 bits of length. A connection belongs to one
+thread; several requests may be in flight (request() and reply()).
 """
 
 import collections
@@ -17,12 +18,14 @@ OPT_REPLY_MAGIC = 0x3E889045565A9
 REQUEST_MAGIC = 0x25609513
 SIMPLE_REPLY_MAGIC = 0x67446698
 STRUCTURED_REPLY_MAGIC = 0x668E33EF
+EXTENDED_REQUEST_MAGIC = 0x21E41C71
+EXTENDED_REPLY_MAGIC = 0x6E8A278C
 
 FLAG_C_FIXED_NEWSTYLE, FLAG_C_NO_ZEROES = 1, 2
 
 OPT_EXPORT_NAME, OPT_ABORT, OPT_LIST, OPT_STARTTLS = 1, 2, 3, 5
 OPT_INFO, OPT_GO, OPT_STRUCTURED_REPLY = 6, 7, 8
-OPT_LIST_META_CONTEXT, OPT_SET_META_CONTEXT = 9, 10
+OPT_LIST_META_CONTEXT, OPT_SET_META_CONTEXT, OPT_EXTENDED_HEADERS = 9, 10, 11
 
 REP_ACK, REP_SERVER, REP_INFO, REP_META_CONTEXT = 1, 2, 3, 4
 REP_FLAG_ERROR = 1 << 31
@@ -39,10 +42,11 @@ CMD_READ, CMD_WRITE, CMD_DISC, CMD_FLUSH, CMD_TRIM, CMD_CACHE = range(6)
 CMD_WRITE_ZEROES, CMD_BLOCK_STATUS = 6, 7
 
 CMD_FLAG_FUA, CMD_FLAG_NO_HOLE, CMD_FLAG_DF = 1, 2, 4
-CMD_FLAG_REQ_ONE, CMD_FLAG_FAST_ZERO = 8, 16
+CMD_FLAG_REQ_ONE, CMD_FLAG_FAST_ZERO, CMD_FLAG_PAYLOAD_LEN = 8, 16, 32
 
 CHUNK_DONE = 1
-CHUNK_NONE, CHUNK_OFFSET_DATA, CHUNK_OFFSET_HOLE, CHUNK_BLOCK_STATUS = 0, 1, 2, 5
+CHUNK_NONE, CHUNK_OFFSET_DATA, CHUNK_OFFSET_HOLE = 0, 1, 2
+CHUNK_BLOCK_STATUS, CHUNK_BLOCK_STATUS_EXT = 5, 6
 CHUNK_ERROR, CHUNK_ERROR_OFFSET = 32769, 32770
 
 STATE_HOLE, STATE_ZERO = 1, 2
@@ -70,11 +74,13 @@ class NBD:
 
     address: the path of a unix socket, or (host, port).
     contexts: metadata contexts to ask for, in order.
+    extended: ask for extended headers, which are structured, too.
     negotiate: False leaves the connection right after the greeting.
     """
 
     def __init__(self, address, export="", structured=True,
-                 contexts=("base:allocation",), timeout=60, negotiate=True):
+                 contexts=("base:allocation",), timeout=60, negotiate=True,
+                 extended=False):
         if isinstance(address, str):
             self.sock = socket.socket(socket.AF_UNIX)
             self.sock.settimeout(timeout)
@@ -92,16 +98,19 @@ class NBD:
         if self.receive(16) != NBD_MAGIC + OPT_MAGIC:
             raise ProtocolError("not a newstyle server")
         (self.handshake_flags,) = struct.unpack(">H", self.receive(2))
-        self.structured = False
+        self.structured = self.extended = False
         if not negotiate:
             return
         self.sock.sendall(struct.pack(
             ">I", FLAG_C_FIXED_NEWSTYLE | FLAG_C_NO_ZEROES))
-        if structured:
+        if extended:
+            self.option(OPT_EXTENDED_HEADERS)
+            self.structured = self.extended = True
+        elif structured:
             self.option(OPT_STRUCTURED_REPLY)
             self.structured = True
-            if contexts:
-                self.set_contexts(export, contexts)
+        if self.structured and contexts:
+            self.set_contexts(export, contexts)
         self.go(export)
 
     def __enter__(self):
@@ -198,8 +207,13 @@ class NBD:
         """Send one request, not waiting for the reply; returns its cookie"""
         self._cookie += 1
         self._lengths[self._cookie] = length if command == CMD_READ else 0
-        header = struct.pack(">IHHQQI", REQUEST_MAGIC, flags, command,
-                             self._cookie, offset, length)
+        magic, layout = REQUEST_MAGIC, ">IHHQQI"
+        if self.extended:
+            magic, layout = EXTENDED_REQUEST_MAGIC, ">IHHQQQ"
+            if command == CMD_WRITE:
+                flags |= CMD_FLAG_PAYLOAD_LEN
+        header = struct.pack(layout, magic, flags, command, self._cookie,
+                             offset, length)
         self.sock.sendall(header + data)
         return self._cookie
 
@@ -221,6 +235,15 @@ class NBD:
 
     def _receive_chunk(self):
         (magic,) = struct.unpack(">I", self.receive(4))
+        if self.extended:
+            if magic != EXTENDED_REPLY_MAGIC:
+                raise ProtocolError(f"reply magic {magic:#x}")
+            flags, kind, cookie, _, length = struct.unpack(">HHQQQ",
+                                                           self.receive(28))
+            result = self._result(cookie)
+            result.done = bool(flags & CHUNK_DONE)
+            self._take_chunk(result, kind, self.receive(length))
+            return
         if magic == SIMPLE_REPLY_MAGIC:
             code, cookie = struct.unpack(">IQ", self.receive(12))
             result = self._result(cookie)
@@ -253,7 +276,14 @@ class NBD:
         elif kind == CHUNK_OFFSET_HOLE:
             offset, length = struct.unpack(">QI", body)
             result.pieces.append((offset, bytes(length)))
-        elif kind == CHUNK_BLOCK_STATUS:
+            result.holes += length
+        elif kind == CHUNK_BLOCK_STATUS_EXT and self.extended:
+            context, count = struct.unpack_from(">II", body)
+            extents = list(struct.iter_unpack(">QQ", body[8:]))
+            if count != len(extents):
+                raise ProtocolError(f"{len(extents)} extents, not {count}")
+            result.status[self.contexts[context]] = extents
+        elif kind == CHUNK_BLOCK_STATUS and not self.extended:
             (context,) = struct.unpack_from(">I", body)
             result.status[self.contexts[context]] = list(
                 struct.iter_unpack(">II", body[4:]))
@@ -329,4 +359,5 @@ class _Result:
         self.error = None
         self.data = bytearray()
         self.pieces = []
+        self.holes = 0  # bytes that came as nothing but their number
         self.status = {}

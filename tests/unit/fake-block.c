@@ -35,7 +35,7 @@ void fake_reset(int64_t size)
     fake.node_name = "disk0";
     fake.read_only = false;
     fake.size = size;
-    fake.data = g_malloc0(size);
+    fake.data = size <= FAKE_DATA_MAX ? g_malloc0(size) : NULL;
     fake.status = g_malloc(size / FAKE_BLOCK + 1);
     memset(fake.status, BDRV_BLOCK_ZERO, size / FAKE_BLOCK + 1);
     fake.hold = false;

@@ -25,13 +25,15 @@ typedef enum FakeOp {
 
 /* Status is told per block of this size. */
 #define FAKE_BLOCK 4096
+/* A longer disk has no data: it takes discards, flushes, questions of status. */
+#define FAKE_DATA_MAX (INT64_C(1) << 30)
 
 typedef struct FakeDisk {
     Mutex lock;
     Cond changed;
     const char *node_name;
     bool read_only;
-    uint8_t *data;
+    uint8_t *data; /* or NULL */
     int64_t size;
     uint8_t *status; /* BDRV_BLOCK_DATA, _ZERO per block */
 

@@ -227,24 +227,41 @@ uint16_t peer_go(int fd, const char *name)
     return GUINT16_FROM_BE(info->flags);
 }
 
-int peer_open(const char *name, bool structured)
+/* Choose base:allocation. */
+static void choose(int fd, const char *name)
 {
     g_autoptr(GByteArray) data = g_byte_array_new();
     g_autofree char *context = NULL, *ack = NULL;
+
+    peer_put_string(data, name);
+    peer_put_u32(data, 1);
+    peer_put_string(data, "base:allocation");
+    peer_option(fd, NBD_OPT_SET_META_CONTEXT, data->data, data->len);
+    context = peer_option_reply(fd, NBD_OPT_SET_META_CONTEXT,
+                                NBD_REP_META_CONTEXT, NULL);
+    ack = peer_option_reply(fd, NBD_OPT_SET_META_CONTEXT, NBD_REP_ACK, NULL);
+}
+
+int peer_open(const char *name, bool structured)
+{
     int fd = peer_connect();
 
     peer_client_flags(fd, NBD_FLAG_FIXED_NEWSTYLE | NBD_FLAG_NO_ZEROES);
     if (structured) {
         peer_simple_option(fd, NBD_OPT_STRUCTURED_REPLY, NULL, 0, NBD_REP_ACK);
-        peer_put_string(data, name);
-        peer_put_u32(data, 1);
-        peer_put_string(data, "base:allocation");
-        peer_option(fd, NBD_OPT_SET_META_CONTEXT, data->data, data->len);
-        context = peer_option_reply(fd, NBD_OPT_SET_META_CONTEXT,
-                                    NBD_REP_META_CONTEXT, NULL);
-        ack =
-            peer_option_reply(fd, NBD_OPT_SET_META_CONTEXT, NBD_REP_ACK, NULL);
+        choose(fd, name);
     }
+    peer_go(fd, name);
+    return fd;
+}
+
+int peer_open_extended(const char *name)
+{
+    int fd = peer_connect();
+
+    peer_client_flags(fd, NBD_FLAG_FIXED_NEWSTYLE | NBD_FLAG_NO_ZEROES);
+    peer_simple_option(fd, NBD_OPT_EXTENDED_HEADERS, NULL, 0, NBD_REP_ACK);
+    choose(fd, name);
     peer_go(fd, name);
     return fd;
 }
@@ -288,15 +305,43 @@ uint32_t peer_chunk(int fd, uint64_t cookie, uint16_t type, bool *done)
     return GUINT32_FROM_BE(head.length);
 }
 
-void peer_error_chunk(int fd, uint64_t cookie, uint32_t error)
+void peer_request_extended(int fd, uint16_t flags, uint16_t type,
+                           uint64_t cookie, uint64_t offset, uint64_t length)
+{
+    NbdExtendedRequestHeader head = {
+        .magic = GUINT32_TO_BE(NBD_EXTENDED_REQUEST_MAGIC),
+        .flags = GUINT16_TO_BE(flags),
+        .type = GUINT16_TO_BE(type),
+        .cookie = GUINT64_TO_BE(cookie),
+        .offset = GUINT64_TO_BE(offset),
+        .length = GUINT64_TO_BE(length),
+    };
+
+    peer_send(fd, &head, sizeof(head));
+}
+
+uint64_t peer_chunk_extended(int fd, uint64_t cookie, uint64_t offset,
+                             uint16_t type, bool *done)
+{
+    NbdExtendedChunk head;
+
+    peer_recv(fd, &head, sizeof(head));
+    ck_assert_uint_eq(GUINT32_FROM_BE(head.magic), NBD_EXTENDED_REPLY_MAGIC);
+    ck_assert_uint_eq(GUINT64_FROM_BE(head.cookie), cookie);
+    ck_assert_uint_eq(GUINT64_FROM_BE(head.offset), offset);
+    ck_assert_uint_eq(GUINT16_FROM_BE(head.type), type);
+    if (done) {
+        *done = GUINT16_FROM_BE(head.flags) & NBD_REPLY_FLAG_DONE;
+    }
+    return GUINT64_FROM_BE(head.length);
+}
+
+void peer_error_fields(int fd, uint64_t length, uint32_t error)
 {
     g_autofree char *message = NULL;
-    uint32_t length, value;
     uint16_t message_length;
-    bool done;
+    uint32_t value;
 
-    length = peer_chunk(fd, cookie, NBD_REPLY_TYPE_ERROR, &done);
-    ck_assert(done);
     peer_recv(fd, &value, sizeof(value));
     ck_assert_uint_eq(GUINT32_FROM_BE(value), error);
     peer_recv(fd, &message_length, sizeof(message_length));
@@ -306,6 +351,16 @@ void peer_error_chunk(int fd, uint64_t cookie, uint32_t error)
     message = g_malloc(message_length);
     peer_recv(fd, message, message_length);
     ck_assert(g_utf8_validate(message, message_length, NULL));
+}
+
+void peer_error_chunk(int fd, uint64_t cookie, uint32_t error)
+{
+    uint32_t length;
+    bool done;
+
+    length = peer_chunk(fd, cookie, NBD_REPLY_TYPE_ERROR, &done);
+    ck_assert(done);
+    peer_error_fields(fd, length, error);
 }
 
 void peer_read_reply(int fd, uint64_t cookie, uint64_t offset, void *buf,

@@ -54,6 +54,8 @@ uint16_t peer_go(int fd, const char *name);
 /* A connection in the transmission phase, base:allocation chosen if it is
  * structured */
 int peer_open(const char *name, bool structured);
+/* One that uses extended headers, base:allocation chosen */
+int peer_open_extended(const char *name);
 
 /* ---- transmission ------------------------------------------------------- */
 
@@ -64,6 +66,13 @@ uint64_t peer_simple_reply(int fd, uint32_t error);
 /* The header of a chunk; asserts cookie and type. @done may be NULL. Returns
  * the length of what follows. */
 uint32_t peer_chunk(int fd, uint64_t cookie, uint16_t type, bool *done);
+/* The same with extended headers */
+void peer_request_extended(int fd, uint16_t flags, uint16_t type,
+                           uint64_t cookie, uint64_t offset, uint64_t length);
+uint64_t peer_chunk_extended(int fd, uint64_t cookie, uint64_t offset,
+                             uint16_t type, bool *done);
+/* What follows the head of a chunk of type ERROR */
+void peer_error_fields(int fd, uint64_t length, uint32_t error);
 /* An error chunk that ends the reply */
 void peer_error_chunk(int fd, uint64_t cookie, uint32_t error);
 /* The reply to a structured READ, of whatever chunks */
