@@ -1,0 +1,130 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Status cache: the bitmaps, that is what is known of each block; how it is
+ * marked, forgotten, and kept within the disk's size and the memory limit.
+ */
+#include "status-cache-int.h"
+
+/* Zero runs that leaving mode ON forgets one by one; more: everything */
+#define MAX_RUNS_FORGOTTEN 4096
+
+/* ---- marking and forgetting --------------------------------------------- */
+
+void status_map_forget(StatusCache *c, int64_t start, int64_t end)
+{
+    status_op_taint_list(c->probes, start, end); /* rule 3 */
+    end = MIN(end, c->blocks);
+    if (start < end) {
+        sparse_bitmap_clear(c->known, start, end - start);
+        sparse_bitmap_clear(c->zero, start, end - start);
+    }
+}
+
+void status_map_forget_looks(StatusCache *c, int64_t start, int64_t end)
+{
+    end = MIN(end, c->blocks);
+    if (start < end) {
+        sparse_bitmap_clear(c->looked, start, end - start);
+    }
+}
+
+void status_map_mark_zero(StatusCache *c, int64_t start, int64_t end)
+{
+    end = MIN(end, c->blocks);
+    if (start >= end) {
+        return;
+    }
+    if (c->mode == STATUS_CACHE_ON) {
+        sparse_bitmap_set(c->known, start, end - start);
+        sparse_bitmap_set(c->zero, start, end - start);
+    } else {
+        status_map_forget(c, start, end);
+    }
+}
+
+void status_map_forget_all(StatusCache *c)
+{
+    status_op_taint_list(c->probes, 0, INT64_MAX);
+    sparse_bitmap_clear(c->known, 0, c->blocks);
+    sparse_bitmap_clear(c->zero, 0, c->blocks);
+    sparse_bitmap_clear(c->looked, 0, c->blocks);
+}
+
+void status_map_forget_zeroes(StatusCache *c)
+{
+    uint64_t start = 0, end;
+    int runs;
+
+    status_op_taint_list(c->probes, 0, INT64_MAX);
+    for (runs = 0; runs < MAX_RUNS_FORGOTTEN; runs++) {
+        start = sparse_bitmap_next_set(c->zero, start, c->blocks);
+        if (start == (uint64_t)c->blocks) {
+            break;
+        }
+        end = sparse_bitmap_next_clear(c->zero, start, c->blocks);
+        sparse_bitmap_clear(c->known, start, end - start);
+        start = end;
+    }
+    if (runs == MAX_RUNS_FORGOTTEN) {
+        /* too many to go through under the mutex */
+        status_map_forget_all(c);
+        return;
+    }
+    sparse_bitmap_clear(c->zero, 0, c->blocks);
+    sparse_bitmap_clear(c->looked, 0, c->blocks);
+}
+
+/* ---- memory and size ---------------------------------------------------- */
+
+/*
+ * Rule 8: forget leaves, round and round the disk, until the limit is kept.
+ * Page looks go first, for they are only an aid to probes.
+ */
+void status_map_evict(StatusCache *c)
+{
+    bool wrapped = false;
+
+    sparse_bitmap_clear(c->looked, 0, c->blocks);
+    sparse_bitmap_garbage_free(sparse_bitmap_take_garbage(c->looked));
+    while (status_map_memory(c) > c->max_memory) {
+        uint64_t start = 0, count = 0, zstart, zcount;
+        bool found;
+
+        found =
+            sparse_bitmap_next_leaf(c->known, c->evict_hand, &start, &count);
+        if (sparse_bitmap_next_leaf(c->zero, c->evict_hand, &zstart, &zcount) &&
+            (!found || zstart < start)) {
+            start = zstart;
+            count = zcount;
+            found = true;
+        }
+        if (!found) {
+            if (wrapped) {
+                break;
+            }
+            wrapped = true;
+            c->evict_hand = 0;
+            continue;
+        }
+        status_map_forget(c, start, start + count);
+        sparse_bitmap_garbage_free(sparse_bitmap_take_garbage(c->known));
+        sparse_bitmap_garbage_free(sparse_bitmap_take_garbage(c->zero));
+        c->evict_hand = start + count;
+        c->stats.evictions++;
+    }
+}
+
+void status_map_set_length(StatusCache *c, int64_t length)
+{
+    int64_t blocks = block_ceil(c, length);
+    int64_t edge = block_floor(c, MIN(length, c->length));
+
+    /* Rule 5: probes in flight may have seen the old end. */
+    status_op_taint_list(c->probes, edge, INT64_MAX);
+    sparse_bitmap_resize(c->known, blocks);
+    sparse_bitmap_resize(c->zero, blocks);
+    sparse_bitmap_resize(c->looked, blocks);
+    c->length = length;
+    c->blocks = blocks;
+    c->evict_hand = MIN(c->evict_hand, blocks);
+}
