@@ -121,6 +121,13 @@ void status_map_set_length(StatusCache *c, int64_t length)
 
     /* Rule 5: probes in flight may have seen the old end. */
     status_op_taint_list(c->probes, edge, INT64_MAX);
+    if (length > c->length && edge < c->blocks) {
+        /* What joins the old end may be anything; data stays data. */
+        if (sparse_bitmap_test(c->zero, edge)) {
+            status_map_forget(c, edge, edge + 1);
+        }
+        status_map_forget_looks(c, edge, edge + 1);
+    }
     sparse_bitmap_resize(c->known, blocks);
     sparse_bitmap_resize(c->zero, blocks);
     sparse_bitmap_resize(c->looked, blocks);

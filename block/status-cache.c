@@ -39,7 +39,8 @@
  *     without pages (`looked`), until a write touches them.
  *  5. A new size drops what lies beyond the smaller of the two. The block that
  *     holds the end of the disk counts as covered by a zero range that reaches
- *     the end.
+ *     the end; it is no longer called zero when the disk grows, for nobody has
+ *     seen what joins it (a block device may have anything there).
  *  6. Errors leave no facts. After a failed flush of the disk nobody knows which
  *     pages are left: all zeroes become unknown.
  *  7. While somebody else may write, no zero is remembered (mode data-only).

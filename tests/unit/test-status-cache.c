@@ -564,6 +564,37 @@ START_TEST(last_block_is_covered_up_to_the_end)
 }
 END_TEST
 
+START_TEST(growth_joins_unknown_bytes_to_the_last_block)
+{
+    StatusOp p;
+
+    status_cache_resize(cache, 3 * B + 100);
+    do_zero(2 * B, B + 100);
+    assert_zero(3 * B);
+    status_cache_resize(cache, 4 * B);
+    assert_zero(2 * B);
+    assert_unknown(3 * B);
+
+    status_cache_resize(cache, 3 * B + 100);
+    do_zero(3 * B, 100);
+    do_write(5 * B, 10);
+    assert_unknown(3 * B);
+
+    status_cache_resize(cache, 3 * B + 100);
+    status_cache_probe_begin(cache, &p, 0, 3 * B + 100);
+    status_cache_set_looked(cache, &p, 3 * B, 100);
+    status_cache_probe_end(cache, &p);
+    ck_assert(looked(3 * B));
+    status_cache_resize(cache, 4 * B);
+    ck_assert(!looked(3 * B));
+
+    status_cache_resize(cache, 3 * B + 100);
+    do_write(3 * B, 100);
+    status_cache_resize(cache, 4 * B);
+    assert_data(3 * B);
+}
+END_TEST
+
 START_TEST(end_is_the_end_when_the_zero_ends)
 {
     StatusOp z;
@@ -863,6 +894,7 @@ int main(void)
     tcase_add_test(tc, page_looks_end_with_mode_size_and_flush);
     tcase_add_test(tc, resize_drops_what_lies_beyond);
     tcase_add_test(tc, last_block_is_covered_up_to_the_end);
+    tcase_add_test(tc, growth_joins_unknown_bytes_to_the_last_block);
     tcase_add_test(tc, end_is_the_end_when_the_zero_ends);
     tcase_add_test(tc, write_past_the_end_grows);
     tcase_add_test(tc, ops_in_flight_survive_a_shrink);
