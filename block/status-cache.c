@@ -42,7 +42,8 @@
  *     the end; it is no longer called zero when the disk grows, for nobody has
  *     seen what joins it (a block device may have anything there).
  *  6. Errors leave no facts. After a failed flush of the disk nobody knows which
- *     pages are left: all zeroes become unknown.
+ *     pages are left: all zeroes become unknown, and zero-writes in flight are
+ *     tainted, for theirs may be among those lost.
  *  7. While somebody else may write, no zero is remembered (mode data-only).
  *  8. Anything may be forgotten at any time, at the price of a probe: that is
  *     how the memory limit is kept.
@@ -318,6 +319,7 @@ void status_cache_flush_failed(StatusCache *c)
     CACHE_SECTION(c);
 
     status_map_forget_zeroes(c);
+    status_op_taint_list(c->zeroes, 0, INT64_MAX);
 }
 
 void status_cache_set_mode(StatusCache *c, StatusCacheMode mode)

@@ -179,7 +179,10 @@ uint32_t status_cache_granularity(StatusCache *cache);
 void status_cache_forget(StatusCache *cache, int64_t offset, int64_t bytes);
 void status_cache_flush(StatusCache *cache);
 
-/* A flush of the disk failed (rule 6): all zero knowledge is forgotten. */
+/*
+ * A flush of the disk failed (rule 6): all zero knowledge is forgotten, and
+ * zero-writes in flight bring none.
+ */
 void status_cache_flush_failed(StatusCache *cache);
 
 /*

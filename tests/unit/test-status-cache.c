@@ -657,6 +657,20 @@ START_TEST(failed_flush_forgets_zeroes)
 }
 END_TEST
 
+START_TEST(failed_flush_taints_zero_in_flight)
+{
+    StatusOp z;
+
+    status_cache_zero_begin(cache, &z, 0, 4 * B, false);
+    /* zeroed, in part by way of pages; the flush loses them */
+    status_cache_flush_failed(cache);
+    status_cache_zero_end(cache, &z, true);
+    assert_unknown(0);
+    do_zero(0, B); /* what begins later is told as ever */
+    assert_zero(0);
+}
+END_TEST
+
 START_TEST(data_only_keeps_no_zero)
 {
     do_zero(0, 4 * B);
@@ -899,6 +913,7 @@ int main(void)
     tcase_add_test(tc, write_past_the_end_grows);
     tcase_add_test(tc, ops_in_flight_survive_a_shrink);
     tcase_add_test(tc, failed_flush_forgets_zeroes);
+    tcase_add_test(tc, failed_flush_taints_zero_in_flight);
     tcase_add_test(tc, data_only_keeps_no_zero);
     tcase_add_test(tc, probe_across_a_mode_change_proves_nothing);
     tcase_add_test(tc, zero_across_a_mode_change_proves_nothing);
