@@ -130,8 +130,8 @@ G_GNUC_INTERNAL void status_map_forget_looks(StatusCache *c, int64_t start,
 /* Rule 5. @length is in bytes. */
 G_GNUC_INTERNAL void status_map_set_length(StatusCache *c, int64_t length);
 
-/* Rule 8: forget until the memory limit is kept. */
-G_GNUC_INTERNAL void status_map_evict(StatusCache *c);
+/* Rule 8: forget until the memory limit is kept; the mutex is let go of. */
+G_GNUC_INTERNAL void status_map_evict_and_unlock(StatusCache *c);
 
 /* ---- the mutex ---------------------------------------------------------- */
 
@@ -155,12 +155,13 @@ static inline void section_leave(Section *s)
     if (G_UNLIKELY(memory > c->stats.memory_max)) {
         c->stats.memory_max = memory;
     }
+    if (G_UNLIKELY(c->max_memory && memory > c->max_memory)) {
+        status_map_evict_and_unlock(c);
+        return;
+    }
     known = sparse_bitmap_take_garbage(c->known);
     zero = sparse_bitmap_take_garbage(c->zero);
     looked = sparse_bitmap_take_garbage(c->looked);
-    if (G_UNLIKELY(c->max_memory && memory > c->max_memory)) {
-        status_map_evict(c);
-    }
     mutex_unlock(&c->lock);
     sparse_bitmap_garbage_free(known);
     sparse_bitmap_garbage_free(zero);

@@ -76,16 +76,11 @@ void status_map_forget_zeroes(StatusCache *c)
 
 /* ---- memory and size ---------------------------------------------------- */
 
-/*
- * Rule 8: forget leaves, round and round the disk, until the limit is kept.
- * Page looks go first, for they are only an aid to probes.
- */
-void status_map_evict(StatusCache *c)
+/* Rule 8: forget leaves, round and round the disk, until the limit is kept. */
+static void evict_leaves(StatusCache *c)
 {
     bool wrapped = false;
 
-    sparse_bitmap_clear(c->looked, 0, c->blocks);
-    sparse_bitmap_garbage_free(sparse_bitmap_take_garbage(c->looked));
     while (status_map_memory(c) > c->max_memory) {
         uint64_t start = 0, count = 0, zstart, zcount;
         bool found;
@@ -107,11 +102,35 @@ void status_map_evict(StatusCache *c)
             continue;
         }
         status_map_forget(c, start, start + count);
+        /* a few leaves: their memory has to be seen to come back */
         sparse_bitmap_garbage_free(sparse_bitmap_take_garbage(c->known));
         sparse_bitmap_garbage_free(sparse_bitmap_take_garbage(c->zero));
         c->evict_hand = start + count;
         c->stats.evictions++;
     }
+}
+
+/*
+ * Page looks go before leaves, for they are only an aid to probes; but nothing
+ * goes if it is the garbage that is too much.
+ */
+void status_map_evict_and_unlock(StatusCache *c)
+{
+    SparseBitmapGarbage *known = sparse_bitmap_take_garbage(c->known);
+    SparseBitmapGarbage *zero = sparse_bitmap_take_garbage(c->zero);
+    SparseBitmapGarbage *looked = sparse_bitmap_take_garbage(c->looked);
+    SparseBitmapGarbage *looks = NULL;
+
+    if (status_map_memory(c) > c->max_memory) {
+        sparse_bitmap_clear(c->looked, 0, c->blocks);
+        looks = sparse_bitmap_take_garbage(c->looked);
+        evict_leaves(c);
+    }
+    mutex_unlock(&c->lock);
+    sparse_bitmap_garbage_free(known);
+    sparse_bitmap_garbage_free(zero);
+    sparse_bitmap_garbage_free(looked);
+    sparse_bitmap_garbage_free(looks);
 }
 
 void status_map_set_length(StatusCache *c, int64_t length)

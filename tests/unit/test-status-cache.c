@@ -772,6 +772,42 @@ END_TEST
 
 /* ---- answers, statistics, options --------------------------------------- */
 
+/* What a leaf of the bitmaps stands for */
+#define LEAF (4096 * B)
+
+/* Odd blocks of data in one leaf, and a page look in another */
+static uint64_t fill_two_leaves(uint64_t limit)
+{
+    StatusCacheStats s;
+    StatusOp p;
+
+    status_cache_unref(cache);
+    cache = new_cache(64 * LEAF, limit, STATUS_CACHE_ON);
+    do_write(B, B);
+    status_cache_probe_begin(cache, &p, 8 * LEAF, LEAF);
+    status_cache_set_looked(cache, &p, 8 * LEAF, B);
+    status_cache_probe_end(cache, &p);
+    status_cache_get_stats(cache, &s);
+    return s.memory;
+}
+
+START_TEST(what_is_given_back_evicts_nothing)
+{
+    uint64_t limit = fill_two_leaves(0);
+    StatusCacheStats s;
+
+    ck_assert_uint_eq(fill_two_leaves(limit), limit);
+    /* detaches a leaf and needs one: never more than the limit in use */
+    do_write(0, LEAF + B);
+    status_cache_get_stats(cache, &s);
+    ck_assert_uint_eq(s.memory, limit);
+    ck_assert_uint_eq(s.evictions, 0);
+    ck_assert(looked(8 * LEAF));
+    do_write(2 * LEAF, B); /* one more */
+    ck_assert(!looked(8 * LEAF));
+}
+END_TEST
+
 START_TEST(lookup_tells_how_far)
 {
     int64_t pnum;
@@ -920,6 +956,7 @@ int main(void)
     tcase_add_test(tc, many_zero_runs_are_forgotten_too);
     tcase_add_test(tc, off_remembers_nothing);
     tcase_add_test(tc, memory_limit_is_kept);
+    tcase_add_test(tc, what_is_given_back_evicts_nothing);
     tcase_add_test(tc, lookup_tells_how_far);
     tcase_add_test(tc, bytes_end_with_the_disk);
     tcase_add_test(tc, largest_disk);
