@@ -1,0 +1,150 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* QMP: blockdev-mirror */
+#include <string.h>
+
+#include "block/mirror.h"
+#include "qmp-tables.h"
+
+static const SchemaType sync_mode_type = {
+    .name = "MirrorSyncMode",
+    .kind = SCHEMA_ENUM,
+    .doc = "What to copy: \"full\", the whole disk. QEMU's \"top\" and "
+           "\"none\" are refused.",
+    .values = (const char *const[]){ "top", "full", "none", NULL },
+};
+
+static const SchemaType error_policy_type = {
+    .name = "BlockdevOnError",
+    .kind = SCHEMA_ENUM,
+    .doc = "What to do about an I/O error: \"report\", the job fails. QEMU's "
+           "other policies are refused.",
+    .values = (const char *const[]){ "report", "ignore", "enospc", "stop",
+                                     "auto", NULL },
+};
+
+static const SchemaType copy_mode_type = {
+    .name = "MirrorCopyMode",
+    .kind = SCHEMA_ENUM,
+    .doc = "When to copy what guests write: \"background\", some time after. "
+           "QEMU's \"write-blocking\" is refused.",
+    .values = (const char *const[]){ "background", "write-blocking", NULL },
+};
+
+static const SchemaType blockdev_mirror_type = {
+    .name = "q_obj_blockdev-mirror-arg",
+    .kind = SCHEMA_OBJECT,
+    .members =
+        (const SchemaMember[]){
+            { "job-id", &schema_str, .optional = true,
+              .doc = "The job's name: a letter, then letters, digits, \"-\", "
+                     "\".\" and \"_\". Nodes give jobs no name, so it is "
+                     "needed." },
+            { "device", &schema_str, .doc = "The node to copy from." },
+            { "target", &schema_str,
+              .doc = "The node to copy to, of the same size, which nobody else "
+                     "may use." },
+            { "replaces", &schema_str, .optional = true,
+              .doc = "Refused: the target replaces the device." },
+            { "sync", &sync_mode_type, .doc = "Must be \"full\"." },
+            { "speed", &schema_int, .optional = true,
+              .doc = "Bytes of data to copy in a second at most; zeroes do not "
+                     "count. Default: 0, no limit." },
+            { "granularity", &schema_int, .optional = true,
+              .doc = "Bytes that are copied if one of them was written: a "
+                     "power of two from 512 to 64 MiB. Default: 64 KiB." },
+            { "buf-size", &schema_int, .optional = true,
+              .doc = "Bytes of data in flight at most, rounded up to 64 KiB: "
+                     "16 requests share them. Up to 1 GiB; default: 16 MiB." },
+            { "on-source-error", &error_policy_type, .optional = true,
+              .doc = "Default, and the only choice: \"report\"." },
+            { "on-target-error", &error_policy_type, .optional = true,
+              .doc = "Default, and the only choice: \"report\"." },
+            { "filter-node-name", &schema_str, .optional = true,
+              .doc = "The name of the node that stands between the device and "
+                     "its users while the job runs. Default: generated." },
+            { "copy-mode", &copy_mode_type, .optional = true,
+              .doc = "Default, and the only choice: \"background\"." },
+            { "auto-finalize", &schema_bool, .optional = true,
+              .doc = "Do not wait for job-finalize. Default: true." },
+            { "auto-dismiss", &schema_bool, .optional = true,
+              .doc = "Do not wait for job-dismiss. Default: true." },
+            { "target-is-zero", &schema_bool, .optional = true,
+              .doc = "All of the target is known to read as zeroes, so that "
+                     "none need to be written there. If it is not so, the copy "
+                     "is wrong. Default: false." },
+            { NULL },
+        },
+};
+
+/* The only choice there is, by name */
+static bool check_choice(JsonObject *args, const char *name, const char *only,
+                         GError **errp)
+{
+    const char *value = schema_get_str(args, name, only);
+
+    if (strcmp(value, only)) {
+        error_setg(errp, "Parameter '%s': '%s' is not supported, only '%s'",
+                   name, value, only);
+        return false;
+    }
+    return true;
+}
+
+static JsonNode *qmp_blockdev_mirror(JsonObject *args, GError **errp)
+{
+    MirrorOptions options = {
+        .job = {
+            .id = schema_get_str(args, "job-id", NULL),
+            .speed = schema_get_int(args, "speed", 0),
+            .auto_finalize = schema_get_bool(args, "auto-finalize", true),
+            .auto_dismiss = schema_get_bool(args, "auto-dismiss", true),
+        },
+        .device = schema_get_str(args, "device", NULL),
+        .target = schema_get_str(args, "target", NULL),
+        .filter_node_name = schema_get_str(args, "filter-node-name", NULL),
+        .granularity = schema_get_int(args, "granularity", 0),
+        .buf_size = schema_get_int(args, "buf-size", 0),
+        .target_is_zero = schema_get_bool(args, "target-is-zero", false),
+    };
+
+    if (schema_has(args, "replaces")) {
+        error_setg(errp, "Parameter 'replaces' is not supported");
+        return NULL;
+    }
+    if (check_choice(args, "sync", "full", errp) &&
+        check_choice(args, "on-source-error", "report", errp) &&
+        check_choice(args, "on-target-error", "report", errp) &&
+        check_choice(args, "copy-mode", "background", errp)) {
+        mirror_start(&options, errp);
+    }
+    return NULL;
+}
+
+const QmpCommand qmp_mirror_commands[] = {
+    {
+        .name = "blockdev-mirror",
+        .thread = QMP_MANAGEMENT,
+        .args = &blockdev_mirror_type,
+        .doc =
+            "Copy a node to another one while it is in use, by a job. It is "
+            "ready (BLOCK_JOB_READY) when there was a moment with nothing "
+            "left to copy; or, if the device's users never pause, when "
+            "buf-size bytes or fewer are left after a few rounds. From then "
+            "on it follows what is written: job-complete moves the device's "
+            "users to the target, and block-job-cancel without force ends "
+            "with a consistent copy and moves nobody. For that the job waits "
+            "until buf-size bytes or fewer are left and stops the users for "
+            "the time it takes to copy those; if they write faster than it "
+            "copies, or a request of theirs does not end, it stays ready. "
+            "Zeroes are copied as zero-writes that may deallocate, and not "
+            "at all where the target is known to be zero.",
+        .example = "{\"job-id\": \"mirror0\", \"device\": \"disk0\","
+                   " \"target\": \"copy0\", \"sync\": \"full\"}",
+        .errors = "There is no such device or target; their sizes differ; "
+                  "other users of the target, or another job, do not allow "
+                  "it; the job-id is taken or not well-formed; a value is "
+                  "not supported, which the message names.",
+        .handler = qmp_blockdev_mirror,
+    },
+    { NULL },
+};
