@@ -419,8 +419,8 @@ static bool may_write(BlockBackend *blk)
     return g_atomic_int_get(&blk->writable);
 }
 
-int blk_preadv(BlockBackend *blk, int64_t offset, int64_t bytes,
-               const struct iovec *iov, int niov, int flags)
+static int transfer(BlockBackend *blk, RequestKind kind, int64_t offset,
+                    int64_t bytes, const struct iovec *iov, int niov, int flags)
 {
     int64_t start_ns = now_ns();
     Request req;
@@ -429,37 +429,31 @@ int blk_preadv(BlockBackend *blk, int64_t offset, int64_t bytes,
     if (bytes > BDRV_REQUEST_MAX_BYTES) {
         return -EINVAL;
     }
-    ret = request_begin(&req, blk, offset, bytes);
-    if (ret < 0) {
-        return ret;
-    }
-    ret = bdrv_preadv(req.bs, offset, bytes, iov, niov, flags);
-    account(blk, REQ_READ, offset, bytes, start_ns, ret);
-    request_end(&req);
-    return ret;
-}
-
-int blk_pwritev(BlockBackend *blk, int64_t offset, int64_t bytes,
-                const struct iovec *iov, int niov, int flags)
-{
-    int64_t start_ns = now_ns();
-    Request req;
-    int ret;
-
-    if (bytes > BDRV_REQUEST_MAX_BYTES) {
-        return -EINVAL;
-    }
-    if (!may_write(blk)) {
+    if (kind == REQ_WRITE && !may_write(blk)) {
         return -EPERM;
     }
     ret = request_begin(&req, blk, offset, bytes);
     if (ret < 0) {
         return ret;
     }
-    ret = bdrv_pwritev(req.bs, offset, bytes, iov, niov, flags);
-    account(blk, REQ_WRITE, offset, bytes, start_ns, ret);
+    ret = kind == REQ_WRITE
+              ? bdrv_pwritev(req.bs, offset, bytes, iov, niov, flags)
+              : bdrv_preadv(req.bs, offset, bytes, iov, niov, flags);
+    account(blk, kind, offset, bytes, start_ns, ret);
     request_end(&req);
     return ret;
+}
+
+int blk_preadv(BlockBackend *blk, int64_t offset, int64_t bytes,
+               const struct iovec *iov, int niov, int flags)
+{
+    return transfer(blk, REQ_READ, offset, bytes, iov, niov, flags);
+}
+
+int blk_pwritev(BlockBackend *blk, int64_t offset, int64_t bytes,
+                const struct iovec *iov, int niov, int flags)
+{
+    return transfer(blk, REQ_WRITE, offset, bytes, iov, niov, flags);
 }
 
 int blk_pread(BlockBackend *blk, int64_t offset, int64_t bytes, void *buf,
