@@ -115,6 +115,34 @@ static void check_records(void)
     }
 }
 
+static void make_for_writers(void)
+{
+    make(LOAD_LENGTH);
+    ck_assert_int_eq(blk_pwrite_zeroes(guest, 0, LOAD_LENGTH, 0), 0);
+    memset(acknowledged, 0, sizeof(acknowledged));
+    load_start();
+}
+
+static void start_writers(pthread_t threads[WRITERS])
+{
+    guint i;
+
+    for (i = 0; i < WRITERS; i++) {
+        pthread_create(&threads[i], NULL, writer, GUINT_TO_POINTER(i));
+    }
+}
+
+static void end_writers(pthread_t threads[WRITERS])
+{
+    guint i;
+
+    load_end();
+    for (i = 0; i < WRITERS; i++) {
+        pthread_join(threads[i], NULL);
+    }
+    check_records();
+}
+
 /*
  * Again and again, forth and back between two disks. Granules of several
  * sizes: small ones are copied while their neighbours are written, large ones
@@ -126,14 +154,9 @@ START_TEST(test_load)
     pthread_t threads[WRITERS];
     guint i;
 
-    make(LOAD_LENGTH);
-    ck_assert_int_eq(blk_pwrite_zeroes(guest, 0, LOAD_LENGTH, 0), 0);
-    memset(acknowledged, 0, sizeof(acknowledged));
-    load_start();
+    make_for_writers();
     mem_disk_forbid_overlap(mem_disk_of(target));
-    for (i = 0; i < WRITERS; i++) {
-        pthread_create(&threads[i], NULL, writer, GUINT_TO_POINTER(i));
-    }
+    start_writers(threads);
     for (i = 0; i < 24; i++) {
         Start start = defaults();
         bool back = i & 1;
@@ -150,11 +173,7 @@ START_TEST(test_load)
         wait_event("m:null");
         check_home(back ? source : target);
     }
-    load_end();
-    for (i = 0; i < WRITERS; i++) {
-        pthread_join(threads[i], NULL);
-    }
-    check_records();
+    end_writers(threads);
     unmake();
 }
 END_TEST
@@ -234,26 +253,16 @@ END_TEST
 START_TEST(test_overload)
 {
     pthread_t threads[WRITERS];
-    guint i;
 
-    make(LOAD_LENGTH);
-    ck_assert_int_eq(blk_pwrite_zeroes(guest, 0, LOAD_LENGTH, 0), 0);
-    memset(acknowledged, 0, sizeof(acknowledged));
-    load_start();
+    make_for_writers();
     load_budget = -1;
-    for (i = 0; i < WRITERS; i++) {
-        pthread_create(&threads[i], NULL, writer, GUINT_TO_POINTER(i));
-    }
+    start_writers(threads);
     start_mirror();
     wait_event("m:READY");
     complete();
     wait_event("m:null");
     check_home(target);
-    load_end();
-    for (i = 0; i < WRITERS; i++) {
-        pthread_join(threads[i], NULL);
-    }
-    check_records();
+    end_writers(threads);
     unmake();
 }
 END_TEST

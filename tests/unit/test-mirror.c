@@ -362,21 +362,26 @@ START_TEST(test_zeroed_in_flight)
 }
 END_TEST
 
-/* What is zero by its status is written before the answer is made use of. */
-START_TEST(test_written_after_status)
+/* The guest writes when the mirror's first request of that kind is answered. */
+static void write_before_answer(MemRequest kind)
 {
+    MemDisk *src = mem_disk_of(source);
     uint8_t byte = 7;
-    MemDisk *src;
 
-    make(MiB);
-    src = mem_disk_of(source);
-    mem_disk_hold(src, MEM_STATUS, 0);
+    mem_disk_hold(src, kind, 0);
     start_mirror();
     mem_disk_wait_held(src);
     ck_assert_int_eq(blk_pwrite(guest, 4711, 1, &byte, 0), 0);
     mem_disk_let_go(src);
     wait_event("m:READY");
     finish_and_compare();
+}
+
+/* What is zero by its status is written before the answer is made use of. */
+START_TEST(test_written_after_status)
+{
+    make(MiB);
+    write_before_answer(MEM_STATUS);
     unmake();
 }
 END_TEST
@@ -384,20 +389,10 @@ END_TEST
 /* What was read is written before it has got to the target. */
 START_TEST(test_written_after_read)
 {
-    uint8_t byte = 7;
-    MemDisk *src;
-
     make(MiB);
     memset(mem_disk_data(mem_disk_of(source)), 1, MiB);
     mem_disk_hide_zeroes(mem_disk_of(source));
-    src = mem_disk_of(source);
-    mem_disk_hold(src, MEM_READ, 0);
-    start_mirror();
-    mem_disk_wait_held(src);
-    ck_assert_int_eq(blk_pwrite(guest, 4711, 1, &byte, 0), 0);
-    mem_disk_let_go(src);
-    wait_event("m:READY");
-    finish_and_compare();
+    write_before_answer(MEM_READ);
     unmake();
 }
 END_TEST
