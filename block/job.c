@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "monitor/qmp.h"
+#include "util/id.h"
 
 Mutex job_mutex = MUTEX_INIT;
 GPtrArray *job_list;
@@ -128,19 +129,6 @@ void job_unpause(Job *job)
 
 /* ---- creation and end --------------------------------------------------- */
 
-static bool id_is_wellformed(const char *id)
-{
-    const char *p = id;
-
-    if (!g_ascii_isalpha(*p)) {
-        return false;
-    }
-    while (g_ascii_isalnum(*p) || (*p && strchr("-._", *p))) {
-        p++;
-    }
-    return *p == '\0';
-}
-
 static bool id_is_taken(const char *id)
 {
     guint i;
@@ -178,7 +166,7 @@ Job *job_create(const JobDriver *drv, const JobOptions *options, GError **errp)
     const char *id = options->id ? options->id : "";
     Job *job;
 
-    if (!id_is_wellformed(id)) {
+    if (!id_wellformed(id)) {
         error_setg(errp, "Invalid job ID '%s'", id);
         return NULL;
     }

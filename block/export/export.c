@@ -14,6 +14,7 @@
 #include "block/wait.h"
 #include "monitor/qmp.h"
 #include "util/error.h"
+#include "util/id.h"
 #include "util/thread.h"
 
 static struct {
@@ -110,20 +111,6 @@ static BlockExport *export_find(const char *id)
         }
     }
     return NULL;
-}
-
-/* As QEMU's: a letter, then letters, digits, "-", "." and "_" */
-static bool id_wellformed(const char *id)
-{
-    if (!g_ascii_isalpha(id[0])) {
-        return false;
-    }
-    for (const char *p = id; *p; p++) {
-        if (!g_ascii_isalnum(*p) && !strchr("-._", *p)) {
-            return false;
-        }
-    }
-    return true;
 }
 
 /* A BlockBackend for the export on the node that @options name */
