@@ -14,6 +14,7 @@
 #include "block/block-int.h"
 #include "block/export.h"
 #include "block/job.h"
+#include "block/object-types.h"
 #include "config.h"
 #include "monitor/monitor.h"
 #include "monitor/qmp.h"
@@ -57,6 +58,11 @@ static const char help_text[] =
     "               [,max-connections=<n>]\n"
     "  --nbd-server addr.type=unix,addr.path=<path>[,max-connections=<n>]\n"
     "                         start an NBD server for --export\n"
+    "\n"
+    "  --object help          list the types of objects\n"
+    "  --object <type>,help   list the options of objects of that type\n"
+    "  --object [qom-type=]<type>,id=<id>[,<option>=<value>...]\n"
+    "                         create an object for others to refer to\n"
     "\n"
     "  --pidfile <path>       write the process id to a file after set-up\n"
     "\n"
@@ -124,6 +130,38 @@ static bool apply_nbd_server(const char *text, GError **errp)
     return ok;
 }
 
+/* Where what must not be shown begins in the value of --object; or its end */
+static size_t object_shown(const char *text)
+{
+    const char *data = strstr(text, "secret") ? strstr(text, "data") : NULL;
+
+    return data ? (size_t)(data - text) : strlen(text);
+}
+
+static bool apply_object(const char *text, GError **errp)
+{
+    g_autoptr(GError) err = NULL;
+    g_autoptr(JsonNode) node = NULL;
+    bool keyval, ok;
+
+    node = keyval_parse(text, "qom-type", &keyval, &err);
+    if (!node && text[object_shown(text)]) {
+        error_setg(errp, "Invalid syntax (where is not shown, because it may "
+                         "be in the secret)");
+        return false;
+    }
+    g_clear_error(&err);
+    g_clear_pointer(&node, json_node_unref);
+    node = parse_value(text, "qom-type", &object_options_type, errp);
+    if (!node) {
+        return false;
+    }
+    bdrv_graph_lock();
+    ok = object_add_from_options(json_node_get_object(node), errp);
+    bdrv_graph_unlock();
+    return ok;
+}
+
 /* ---- the command line --------------------------------------------------- */
 
 enum {
@@ -133,6 +171,7 @@ enum {
     OPTION_EXPORT,
     OPTION_MONITOR,
     OPTION_NBD_SERVER,
+    OPTION_OBJECT,
     OPTION_PIDFILE,
 };
 
@@ -144,6 +183,7 @@ static const struct option long_options[] = {
     { "help", no_argument, NULL, 'h' },
     { "monitor", required_argument, NULL, OPTION_MONITOR },
     { "nbd-server", required_argument, NULL, OPTION_NBD_SERVER },
+    { "object", required_argument, NULL, OPTION_OBJECT },
     { "pidfile", required_argument, NULL, OPTION_PIDFILE },
     { "version", no_argument, NULL, 'V' },
     { NULL },
@@ -181,7 +221,23 @@ static void add_set_up(CommandLine *cl, char **argv, int first,
                         : g_strdup(argv[first]),
     };
 
+    if (apply == apply_object) {
+        /* The value is what it ends with. */
+        size_t hidden = strlen(optarg) - object_shown(optarg);
+
+        s.spelling[strlen(s.spelling) - hidden] = '\0';
+    }
     g_array_append_val(cl->set_up, s);
+}
+
+static bool show_object_help(const char *text)
+{
+    g_autofree char *help = object_help(text);
+
+    if (help) {
+        fputs(help, stdout);
+    }
+    return help != NULL;
 }
 
 /* Reads everything and does nothing. Exits on errors, --help, --version. */
@@ -216,6 +272,12 @@ static void parse_command_line(CommandLine *cl, int argc, char **argv)
             break;
         case OPTION_NBD_SERVER:
             add_set_up(cl, argv, first, apply_nbd_server);
+            break;
+        case OPTION_OBJECT:
+            if (show_object_help(optarg)) {
+                exit(EXIT_SUCCESS);
+            }
+            add_set_up(cl, argv, first, apply_object);
             break;
         case OPTION_PIDFILE:
             cl->pidfile = optarg;
@@ -290,6 +352,7 @@ static void shut_down(void)
     nbd_server_stop();
     job_cancel_all_sync();
     bdrv_close_all();
+    object_del_all();
     monitor_cleanup();
     pidfile_remove();
 }

@@ -10,6 +10,7 @@ extern const QmpCommand qmp_control_commands[];
 extern const QmpCommand qmp_export_commands[];
 extern const QmpCommand qmp_job_commands[];
 extern const QmpCommand qmp_mirror_commands[];
+extern const QmpCommand qmp_object_commands[];
 extern const QmpCommand qmp_query_block_commands[];
 extern const QmpCommand qmp_status_cache_commands[];
 

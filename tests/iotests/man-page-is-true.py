@@ -66,6 +66,8 @@ class ManPageIsTrue(unittest.TestCase):
                          schema.arguments("blockdev-add"))
         self.assertEqual(self.tags("NBD exports"),
                          schema.arguments("block-export-add") - {"type"})
+        self.assertEqual(self.tags("Objects"),
+                         schema.arguments("object-add") - {"qom-type", "id"})
 
 
 iotests.main()
