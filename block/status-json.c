@@ -112,8 +112,9 @@ static const SchemaMember info_members[] = {
     { "learned-discards", &schema_uint,
       .doc = "Bytes that discards told about." },
     { "tainted-zeroes", &schema_uint,
-      .doc = "Zero-writes and discards that a data write crossed, "
-             "so that not all of them could be believed." },
+      .doc = "Zero-writes and discards that a data write, a failed flush "
+             "or another user crossed, so that not all of them could be "
+             "believed." },
     { "tainted-probes", &schema_uint,
       .doc = "Probes that a write or the like crossed." },
     { "evictions", &schema_uint,
