@@ -91,7 +91,7 @@ const SchemaType blockdev_options_type = {
            "chosen driver adds to it. Children that are given inline take "
            "\"read-only\", \"auto-read-only\", \"force-share\" and \"cache\" "
            "from their parent where they do not say otherwise, and pass "
-           "discards on.",
+           "discards on. At most 200 nodes may stand one on another.",
     .members =
         (const SchemaMember[]){
             { "driver", &blockdev_driver_type, .doc = "The driver's name." },

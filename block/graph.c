@@ -16,6 +16,8 @@
  */
 #include "block/graph-int.h"
 
+#include "util/error.h"
+
 BdrvChild *bdrv_child_new(BlockDriverState *parent, BlockBackend *blk,
                           const char *name, uint64_t perm, uint64_t shared)
 {
@@ -209,9 +211,66 @@ void graph_tran_set_child_perm(GraphTran *tran, BdrvChild *child, uint64_t perm,
     g_array_append_val(tran->changes, change);
 }
 
+/* How many nodes a chain has that ends with @bs, or begins with it */
+static guint chain_above(const BlockDriverState *bs)
+{
+    guint longest = 0;
+    guint i;
+
+    for (i = 0; i < bs->parents->len; i++) {
+        const BdrvChild *c = bs->parents->pdata[i];
+
+        if (c->parent) {
+            longest = MAX(longest, chain_above(c->parent));
+        }
+    }
+    return longest + 1;
+}
+
+static guint chain_below(const BlockDriverState *bs)
+{
+    guint longest = 0;
+    guint i;
+
+    for (i = 0; i < bs->children->len; i++) {
+        const BdrvChild *c = bs->children->pdata[i];
+
+        if (c->bs) {
+            longest = MAX(longest, chain_below(c->bs));
+        }
+    }
+    return longest + 1;
+}
+
+static bool check_chains(GraphTran *tran, GError **errp)
+{
+    guint i;
+
+    for (i = 0; i < tran->changes->len; i++) {
+        GraphChange *change = &g_array_index(tran->changes, GraphChange, i);
+        const BdrvChild *c = change->child;
+        guint length;
+
+        if (!change->moved || !c->bs || !c->parent) {
+            continue;
+        }
+        length = chain_above(c->parent) + chain_below(c->bs);
+        if (length > BDRV_MAX_CHAIN) {
+            error_setg(errp,
+                       "Node '%s' cannot be put on node '%s': this would be a "
+                       "chain of %u nodes, %d is the limit",
+                       c->parent->node_name, c->bs->node_name, length,
+                       BDRV_MAX_CHAIN);
+            return false;
+        }
+    }
+    return true;
+}
+
 bool graph_tran_check(GraphTran *tran, GPtrArray *nodes, GError **errp)
 {
-    return bdrv_check_perms(tran, nodes, false, tran->checked, errp);
+    return check_chains(tran, errp) &&
+           bdrv_check_perms(tran, nodes, false, tran->checked, errp);
 }
 
 /* Gates that need not be closed any more; then the references not needed. */

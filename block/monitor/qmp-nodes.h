@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* References to nodes in commands, which may run on any thread */
+/* Nodes in commands: references, which any thread may hold, and what is told */
 #ifndef BLOCK_MONITOR_QMP_NODES_H
 #define BLOCK_MONITOR_QMP_NODES_H
 
@@ -28,5 +28,8 @@ static inline GPtrArray *qmp_all_nodes(void)
     g_ptr_array_set_free_func(nodes, qmp_node_release);
     return nodes;
 }
+
+/* image-info.c: ImageInfo of @bs. Main thread; no I/O, no wait. (transfer full) */
+JsonObject *qmp_image_info(BlockDriverState *bs);
 
 #endif

@@ -3,72 +3,11 @@
  * QMP: what nodes there are, and what went through them. Main thread: all of it
  * is in memory, behind short locks.
  */
-#include <string.h>
-
 #include "block/block-int.h"
 #include "block/dirty-bitmap.h"
 #include "block/monitor/qmp-nodes.h"
 #include "block/status-json.h"
 #include "monitor/qmp.h"
-#include "util/json-copy.h"
-#include "util/json-text.h"
-
-/* ---- filenames ---------------------------------------------------------- */
-
-static bool is_common_option(const char *name)
-{
-    static const char *const common[] = {
-        "node-name",   "discard",        "cache",         "read-only", "file",
-        "force-share", "auto-read-only", "detect-zeroes", "driver",    NULL,
-    };
-
-    return g_strv_contains(common, name);
-}
-
-/* The options that make @bs what it is, children inline */
-static JsonObject *essential_options(BlockDriverState *bs)
-{
-    JsonObject *options = json_object_new();
-    AUTO_NODE file = bdrv_get_file(bs);
-    g_autoptr(GList) names = json_object_get_members(bs->options);
-    GList *l;
-
-    json_object_set_string_member(options, "driver", bdrv_driver_name(bs));
-    for (l = names; l; l = l->next) {
-        if (!is_common_option(l->data)) {
-            JsonNode *value = json_object_get_member(bs->options, l->data);
-
-            json_object_set_member(options, l->data, json_deep_copy(value));
-        }
-    }
-    if (file) {
-        json_object_set_object_member(options, "file", essential_options(file));
-    }
-    return options;
-}
-
-static bool has_own_options(BlockDriverState *bs)
-{
-    g_autoptr(GList) names = json_object_get_members(bs->options);
-    GList *l;
-
-    for (l = names; l; l = l->next) {
-        if (!is_common_option(l->data)) {
-            return true;
-        }
-    }
-    return false;
-}
-
-/* For nodes that are no more than their options */
-static char *options_filename(BlockDriverState *bs)
-{
-    g_autoptr(JsonNode) node = qmp_node_from_object(essential_options(bs));
-    GString *text = g_string_new("json:");
-
-    json_text_append(text, node, false);
-    return g_string_free(text, FALSE);
-}
 
 /* ---- query-named-block-nodes -------------------------------------------- */
 
@@ -240,46 +179,6 @@ static const SchemaType query_nodes_type = {
         },
 };
 
-static void copy_member(JsonObject *to, JsonObject *from, const char *name)
-{
-    JsonNode *value = json_object_get_member(from, name);
-
-    if (value) {
-        json_object_set_member(to, name, json_node_copy(value));
-    }
-}
-
-static JsonObject *image_info(BlockDriverState *bs)
-{
-    JsonObject *image = json_object_new();
-    int64_t length = bdrv_getlength(bs);
-    g_autofree char *filename = NULL;
-    AUTO_NODE file = bdrv_get_file(bs);
-
-    if (has_own_options(bs)) {
-        filename = options_filename(bs);
-    } else {
-        filename = g_strconcat(bdrv_driver_name(bs), "://", NULL);
-    }
-    json_object_set_string_member(image, "filename", filename);
-    if (file) {
-        JsonObject *below = image_info(file);
-
-        copy_member(image, below, "actual-size");
-        /* What lies on a file has its name, as long as it adds nothing. */
-        if (!has_own_options(bs)) {
-            copy_member(image, below, "filename");
-        }
-        json_object_unref(below);
-    }
-    json_object_set_string_member(image, "format", bdrv_driver_name(bs));
-    json_object_set_int_member(image, "virtual-size", MAX(length, 0));
-    if (bs->drv->get_info) {
-        bs->drv->get_info(bs, image);
-    }
-    return image;
-}
-
 static JsonObject *device_info(BlockDriverState *bs)
 {
     static const char *const limits[] = { "bps",  "bps_rd",  "bps_wr",
@@ -287,7 +186,7 @@ static JsonObject *device_info(BlockDriverState *bs)
     JsonObject *info = json_object_new();
     JsonObject *cache = json_object_new();
     JsonArray *bitmaps = bdrv_query_dirty_bitmaps(bs);
-    JsonObject *image = image_info(bs);
+    JsonObject *image = qmp_image_info(bs);
     size_t i;
 
     json_object_set_string_member(info, "node-name", bdrv_node_name(bs));

@@ -72,6 +72,10 @@ enum {
  * request be added to any offset, without leaving int64_t. */
 #define BDRV_MAX_LENGTH (INT64_MAX - INT64_MAX % BDRV_REQUEST_MAX_BYTES)
 
+/* Nodes one on another. Requests and changes of the graph go down, and drains
+ * up, by recursion. */
+#define BDRV_MAX_CHAIN 200
+
 /* ---- the graph ---------------------------------------------------------- */
 
 void bdrv_graph_lock(void);

@@ -29,6 +29,13 @@ def outcome(daemon, command, arguments):
         return {"class": error.error_class, "desc": error.desc}
 
 
+def cpu_seconds(pid):
+    """What all threads of the process have used so far"""
+    with open(f"/proc/{pid}/stat", encoding="ascii") as file:
+        words = file.read().rpartition(")")[2].split()
+    return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def job_states(daemon, job_id, last):
     """The states a job went through, up to @last"""
     states = []
@@ -106,6 +113,41 @@ class NodesAsStockShowsThem(unittest.TestCase):
                                  {"driver": "raw", "offset": 4096,
                                   "file": {"driver": "file",
                                            "filename": self.image}})
+
+    def add_chain(self, daemon, nodes, **options):
+        daemon.cmd("blockdev-add", {"driver": "null-co", "node-name": "n1",
+                                    "size": MiB})
+        for i in range(2, nodes + 1):
+            daemon.cmd("blockdev-add", {"driver": "raw", "node-name": f"n{i}",
+                                        "file": f"n{i - 1}", **options})
+
+    def test_filenames_of_a_chain(self):
+        """Options in options, cut off where there are too many"""
+        with both() as (ours, stock):
+            names = []
+            for daemon in ours, stock:
+                self.add_chain(daemon, 155)
+                rows = self.rows(daemon, "query-named-block-nodes")
+                names.append({node: (row["file"], row["image"]["filename"])
+                              for node, row in rows.items()})
+            self.assertEqual(*names)
+            self.assertTrue(names[0]["n155"][0].endswith("..."))
+
+    def test_longest_chain(self):
+        """Its end is refused, and what is said of it takes no long time"""
+        with iotests.Daemon() as daemon:
+            self.add_chain(daemon, 200, offset=0, size=MiB)
+            with self.assertRaisesRegex(QMPError, "chain of 201 nodes, 200 is"):
+                daemon.cmd("blockdev-add", {"driver": "raw", "file": "n200",
+                                            "node-name": "n201"})
+            before = cpu_seconds(daemon.process.pid)
+            for _ in range(3):
+                rows = daemon.cmd("query-named-block-nodes")
+                self.assertEqual(len(rows), 200)
+            # 0.1 s; 6 s if it were cubic in the length of the chain
+            self.assertLess(cpu_seconds(daemon.process.pid) - before, 2)
+            for i in range(200, 0, -1):
+                daemon.cmd("blockdev-del", {"node-name": f"n{i}"})
 
     def test_query_blockstats(self):
         with both(*self.node_options()) as (ours, stock):

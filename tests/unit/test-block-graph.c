@@ -92,8 +92,8 @@ START_TEST(test_options)
             "Parameter 'driver' does not accept value 'nope'");
     refused("{'driver':'null-co','node-name':'a','sise':1}",
             "Parameter 'sise' is unexpected");
-    refused("{'driver':'null-co','node-name':'a','detect-zeroes':'off'}",
-            "Parameter 'detect-zeroes' is unexpected");
+    refused("{'driver':'null-co','node-name':'a','copy-on-read':'off'}",
+            "Parameter 'copy-on-read' is unexpected");
     refused("{'driver':'null-co','node-name':'a','offset':1}",
             "Parameter 'offset' is unexpected");
     refused("{'driver':'raw','node-name':'a'}", "Parameter 'file' is missing");
@@ -280,6 +280,75 @@ START_TEST(test_read_only)
 }
 END_TEST
 
+/* @n nodes one on another, PREFIX1 at the bottom */
+static void add_chain(const char *prefix, int n)
+{
+    int i;
+
+    for (i = 1; i <= n; i++) {
+        g_autofree char *text =
+            i == 1 ? g_strdup_printf("{'driver':'null-co','node-name':'%s1'}",
+                                     prefix)
+                   : g_strdup_printf("{'driver':'raw','node-name':'%s%d',"
+                                     "'file':'%s%d'}",
+                                     prefix, i, prefix, i - 1);
+
+        must_add(text);
+    }
+}
+
+/* Those from @n down to @last */
+static void del_chain(const char *prefix, int n, int last)
+{
+    for (; n >= last; n--) {
+        g_autofree char *name = g_strdup_printf("%s%d", prefix, n);
+
+        ck_assert(bdrv_monitor_del(name, NULL));
+    }
+}
+
+START_TEST(test_longest_chain)
+{
+    g_autoptr(GError) err = NULL;
+    BlockDriverState *from, *to;
+
+    add_chain("a", 200);
+    refused("{'driver':'raw','node-name':'x','file':'a200'}",
+            "Node 'x' cannot be put on node 'a200': this would be a chain of "
+            "201 nodes, 200 is the limit");
+    refused("{'driver':'raw','node-name':'x','file':"
+            "{'driver':'raw','node-name':'y','file':'a199'}}",
+            "Node 'x' cannot be put on node 'y': this would be a chain of "
+            "201 nodes, 200 is the limit");
+    ck_assert(bdrv_find_node("y", NULL) == NULL);
+    /* In the middle: 198 nodes stay on what is replaced. */
+    add_chain("b", 3);
+    from = bdrv_find_node("a2", NULL);
+    to = bdrv_find_node("b3", NULL);
+    bdrv_drained_begin(from);
+    ck_assert(!bdrv_replace_node(from, to, &err));
+    ck_assert_str_eq(err->message,
+                     "Node 'a3' cannot be put on node 'b3': this would be a "
+                     "chain of 201 nodes, 200 is the limit");
+    bdrv_drained_end(from);
+    ck_assert_uint_eq(from->parents->len, 1);
+    ck_assert_uint_eq(to->parents->len, 0);
+    bdrv_unref(to);
+    to = bdrv_find_node("b2", NULL);
+    bdrv_drained_begin(from);
+    ck_assert(bdrv_monitor_del("b3", NULL));
+    ck_assert(bdrv_replace_node(from, to, NULL));
+    bdrv_drained_end(from);
+    ck_assert_uint_eq(from->parents->len, 0);
+    ck_assert_uint_eq(to->parents->len, 1);
+    bdrv_unref(from);
+    bdrv_unref(to);
+    del_chain("a", 2, 1);
+    del_chain("a", 200, 3);
+    del_chain("b", 2, 1);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("block-graph");
@@ -293,6 +362,7 @@ int main(void)
     tcase_add_test(tc, test_del_while_queried);
     tcase_add_test(tc, test_conflicts);
     tcase_add_test(tc, test_read_only);
+    tcase_add_test(tc, test_longest_chain);
     suite_add_tcase(s, tc);
     return unit_main(s);
 }
