@@ -723,6 +723,39 @@ START_TEST(test_speed)
 }
 END_TEST
 
+/* What workers have not got to, because they may not, is copied while the guest
+ * stands still: before a pivot, and before a copy is left. */
+START_TEST(test_rest)
+{
+    uint8_t byte = 77;
+    MemDisk *dst;
+    int64_t writes;
+
+    make_filled(4 * MiB);
+    dst = mem_disk_of(target);
+    start_mirror();
+    wait_event("m:READY");
+    writes = mem_disk_count(dst, MEM_WRITE);
+    verb_ok(job_verb_set_speed("m", 1, errp));
+    ck_assert_int_eq(blk_pwrite(guest, 0, 1, &byte, 0), 0);
+    mem_disk_wait_count(dst, MEM_WRITE, writes + 1);
+    /* From now on it has to wait for most of a day. */
+    ck_assert_int_eq(blk_pwrite(guest, 2 * MiB + 5, 1, &byte, 0), 0);
+    ck_assert_int_eq(blk_pwrite_zeroes(guest, 3 * MiB, MiB, 0), 0);
+    if (_i) {
+        complete();
+    } else {
+        soft_cancel();
+    }
+    wait_event("m:null");
+    ck_assert_int_eq(mem_disk_data(dst)[2 * MiB + 5], 77);
+    ck_assert_int_eq(mem_disk_data(dst)[3 * MiB], 0);
+    assert_mirrored();
+    check_home(_i ? target : source);
+    unmake();
+}
+END_TEST
+
 /* A guest's request hangs: the job stays READY, and goes on when it does. */
 static void *hung_write(void *opaque)
 {
@@ -908,6 +941,7 @@ static Suite *suite(void)
     tcase_add_test(t, test_pending);
     tcase_add_test(t, test_pause);
     tcase_add_test(t, test_speed);
+    tcase_add_loop_test(t, test_rest, 0, 2);
     tcase_add_test(t, test_drain_not_reached);
     tcase_add_test(t, test_start_with_hung_request);
     tcase_add_test(t, test_patience);
