@@ -19,6 +19,15 @@
  * falsify the disk's cache, which has no zeroes while such a writer is open.
  * Among the other nodes the most cautious setting counts.
  *
+ * A disk may have other names: a file and a loop device on it, a partition and
+ * its whole disk, a logical volume and what it lies on. They have caches of their
+ * own, which do not know of each other's requests, and locks on different inodes.
+ * So while two of them are in use here, both caches are data-only; and so is that
+ * of a disk that the kernel itself uses: mounted, part of another, or with a loop
+ * device on it (disk-kin.c). That is found out when a node comes and when
+ * permissions change; that a kin has gone, only by the next change, for what it
+ * has left in the page cache may still be on its way.
+ *
  * Order, whenever something changes: the cache forgets its zeroes before a guard
  * is given up, and is allowed to learn some only when a guard is held. When a
  * node goes, the others take their guards before it gives up its own.
@@ -28,12 +37,16 @@
 #include <inttypes.h>
 
 #include "block/block.h"
+#include "block/disk-kin.h"
 #include "util/error.h"
 #include "util/thread.h"
 
+#define SYSFS "/sys"
+
 struct StatusDisk {
-    dev_t dev;
-    ino_t ino;
+    DiskId id;
+    GArray *below;      /* of DiskId: what it lies on */
+    bool claimed;       /* the kernel uses it */
     bool creating;      /* reserved: has no nodes and lets none come */
     StatusCache *cache; /* while a node wants one */
     uint64_t max_memory;
@@ -44,26 +57,26 @@ static Mutex registry_lock = MUTEX_INIT;
 /* Of StatusDisk. Few: one for each image that is open. registry_lock */
 static GPtrArray *disks;
 
-static StatusDisk *find_disk(const struct stat *st)
+static StatusDisk *find_disk(const DiskId *id)
 {
     guint i;
 
     for (i = 0; disks && i < disks->len; i++) {
         StatusDisk *disk = g_ptr_array_index(disks, i);
 
-        if (disk->dev == st->st_dev && disk->ino == st->st_ino) {
+        if (disk_id_equal(&disk->id, id)) {
             return disk;
         }
     }
     return NULL;
 }
 
-static StatusDisk *add_disk(const struct stat *st)
+static StatusDisk *add_disk(const DiskId *id)
 {
     StatusDisk *disk = g_new0(StatusDisk, 1);
 
-    disk->dev = st->st_dev;
-    disk->ino = st->st_ino;
+    disk->id = *id;
+    disk->below = g_array_new(FALSE, FALSE, sizeof(DiskId));
     disk->users = g_ptr_array_new();
     if (!disks) {
         disks = g_ptr_array_new();
@@ -81,15 +94,58 @@ static void remove_disk(StatusDisk *disk)
     }
     g_assert(!disk->cache);
     g_ptr_array_free(disk->users, TRUE);
+    g_array_free(disk->below, TRUE);
     g_free(disk);
 }
+
+/* ---- other names of a disk ---------------------------------------------- */
+
+static void look_around(StatusDisk *disk, int fd)
+{
+    g_array_free(disk->below, TRUE);
+    disk->below = disk_kin_below(SYSFS, &disk->id);
+    disk->claimed = disk_kin_is_claimed(SYSFS, &disk->id, fd);
+}
+
+static bool lies_on(const StatusDisk *disk, const DiskId *id)
+{
+    guint i;
+
+    for (i = 0; i < disk->below->len; i++) {
+        if (disk_id_equal(id, &g_array_index(disk->below, DiskId, i))) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool is_kin(const StatusDisk *a, const StatusDisk *b)
+{
+    return a != b && (lies_on(a, &b->id) || lies_on(b, &a->id));
+}
+
+/* Another disk that has nodes and shares contents with @disk, after number
+ * *@at of the list; or NULL */
+static StatusDisk *next_kin(const StatusDisk *disk, guint *at)
+{
+    while (*at < disks->len) {
+        StatusDisk *other = g_ptr_array_index(disks, (*at)++);
+
+        if (other->users->len > 0 && is_kin(disk, other)) {
+            return other;
+        }
+    }
+    return NULL;
+}
+
+/* ---- what may be remembered --------------------------------------------- */
 
 /* What the nodes of @disk want, and whether they may guard it */
 static StatusCacheMode wanted_mode(const StatusDisk *disk, bool *may_guard)
 {
     StatusCacheMode mode = STATUS_CACHE_OFF;
     bool writable = false, share_write = false;
-    guint i;
+    guint i, at = 0;
 
     for (i = 0; i < disk->users->len; i++) {
         const StatusDiskUser *user = g_ptr_array_index(disk->users, i);
@@ -102,7 +158,8 @@ static StatusCacheMode wanted_mode(const StatusDisk *disk, bool *may_guard)
         }
     }
     *may_guard = mode == STATUS_CACHE_ON && !share_write &&
-                 !(writable && disk->users->len > 1);
+                 !(writable && disk->users->len > 1) && !disk->claimed &&
+                 !next_kin(disk, &at);
     return mode;
 }
 
@@ -203,24 +260,43 @@ static StatusCache *find_cache(StatusDisk *disk, const StatusDiskUser *user,
     return status_cache_ref(disk->cache);
 }
 
+/* The disk itself, or what it lies on */
+static bool is_being_created(const DiskId *id)
+{
+    g_autoptr(GArray) below = disk_kin_below(SYSFS, id);
+    guint i;
+
+    g_array_append_val(below, *id);
+    for (i = 0; i < below->len; i++) {
+        StatusDisk *disk = find_disk(&g_array_index(below, DiskId, i));
+
+        if (disk && disk->creating) {
+            return true;
+        }
+    }
+    return false;
+}
+
 StatusCache *status_disk_attach(StatusDiskUser *user, const struct stat *st,
                                 const StatusDiskOptions *options, GError **errp)
 {
-    StatusDisk *disk;
+    DiskId id = disk_id_of(st);
+    StatusDisk *disk, *kin;
     StatusCache *cache;
+    guint at = 0;
     MUTEX_GUARD(&registry_lock);
 
-    disk = find_disk(st);
-    if (disk && disk->creating) {
+    if (is_being_created(&id)) {
         error_setg(errp, "The file is being created");
         return NULL;
     }
+    disk = find_disk(&id);
     cache = find_cache(disk, user, options, errp);
     if (!cache) {
         return NULL;
     }
     if (!disk) {
-        disk = add_disk(st);
+        disk = add_disk(&id);
     }
     if (!disk->cache && user->want != STATUS_CACHE_OFF) {
         disk->cache = status_cache_ref(cache);
@@ -230,6 +306,10 @@ StatusCache *status_disk_attach(StatusDiskUser *user, const struct stat *st,
     user->max_memory =
         cache == disk->cache ? disk->max_memory : options->max_memory;
     g_ptr_array_add(disk->users, user);
+    look_around(disk, user->lock->fd);
+    while ((kin = next_kin(disk, &at))) {
+        update(kin);
+    }
     update(disk);
     return cache;
 }
@@ -255,33 +335,52 @@ void status_disk_refresh(StatusDiskUser *user)
 {
     MUTEX_GUARD(&registry_lock);
 
+    look_around(user->disk, user->lock->fd);
     update(user->disk);
+}
+
+/* A disk with nodes that is @id or lies on it */
+static StatusDisk *find_in_use(const DiskId *id)
+{
+    guint i;
+
+    for (i = 0; disks && i < disks->len; i++) {
+        StatusDisk *disk = g_ptr_array_index(disks, i);
+
+        if (disk->users->len > 0 &&
+            (disk_id_equal(&disk->id, id) || lies_on(disk, id))) {
+            return disk;
+        }
+    }
+    return NULL;
 }
 
 bool status_disk_reserve(const struct stat *st, const char *filename,
                          GError **errp)
 {
+    DiskId id = disk_id_of(st);
     StatusDisk *disk;
     MUTEX_GUARD(&registry_lock);
 
-    disk = find_disk(st);
-    if (!disk) {
-        add_disk(st)->creating = true;
-        return true;
-    }
-    if (disk->creating) {
-        error_setg(errp, "'%s' is being created already", filename);
-    } else {
+    disk = find_in_use(&id);
+    if (disk) {
         const StatusDiskUser *user = g_ptr_array_index(disk->users, 0);
 
         error_setg(errp, "'%s' is in use by node '%s'", filename, user->name);
+        return false;
     }
-    return false;
+    if (find_disk(&id)) {
+        error_setg(errp, "'%s' is being created already", filename);
+        return false;
+    }
+    add_disk(&id)->creating = true;
+    return true;
 }
 
 void status_disk_release(const struct stat *st)
 {
+    DiskId id = disk_id_of(st);
     MUTEX_GUARD(&registry_lock);
 
-    remove_disk(find_disk(st));
+    remove_disk(find_disk(&id));
 }

@@ -2,7 +2,8 @@
 /*
  * One disk is one status cache in the process, however many nodes open it.
  *
- * A disk is known by device and inode number. Its nodes register here, ask and
+ * A disk is known by device and inode number, a block device by its own number
+ * (disk-kin.h). Its nodes register here, ask and
  * feed the one cache, and leave it to this module to decide what may be
  * remembered (status-registry.c has the rules).
  *
