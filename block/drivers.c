@@ -10,6 +10,7 @@
 /* One line a driver: the table and the name */
 #define BDRV_DRIVERS(D)                                                        \
     D(bdrv_file, "file")                                                       \
+    D(bdrv_host_device, "host_device")                                         \
     D(bdrv_null_co, "null-co")                                                 \
     D(bdrv_raw, "raw")
 

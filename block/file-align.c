@@ -2,11 +2,14 @@
 /*
  * What direct I/O on a file wants: the alignment of offsets, of lengths and of
  * buffers. The kernel tells (statx(2), Linux 6.1) for file systems that tell
- * it; the others are tried out with reads.
+ * it; the others are tried out with reads. Devices have logical blocks, whatever
+ * else they can do.
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <stdlib.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -81,7 +84,12 @@ static void try_reads(int fd, int64_t length, BlockLimits *limits)
 
 void file_find_alignment(int fd, int64_t length, BlockLimits *limits)
 {
+    int block;
+
     if (!ask_statx(fd, limits)) {
         try_reads(fd, length, limits);
+    }
+    if (ioctl(fd, BLKSSZGET, &block) == 0 && is_power_of_two(block)) {
+        limits->request_alignment = block;
     }
 }

@@ -124,7 +124,8 @@ int file_create(JsonObject *options, const BdrvStop *stop, GError **errp)
                    filename);
         return -EINVAL;
     }
-    fd = file_open_regular(filename, O_RDWR | O_CREAT, &st, errp);
+    fd = file_open_kind(&file_kind_regular, filename, O_RDWR | O_CREAT, &st,
+                        errp);
     if (fd < 0) {
         return fd;
     }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What the users of the driver "file" may say of a node.
+ * What users of the drivers "file" and "host_device" may say of a node.
  */
 #include <inttypes.h>
 #include <string.h>
@@ -44,38 +44,86 @@ static const SchemaType probe_type = {
     .values = (const char *const[]){ "auto", "seek", "fiemap", NULL },
 };
 
+/* The members that both drivers have, but for what differs in words */
+#define FILENAME(text)                                                         \
+    {                                                                          \
+        "filename", &schema_str, .doc = text                                   \
+    }
+#define LOCKING                                                                \
+    {                                                                          \
+        "locking", &on_off_auto_type,                                          \
+            .optional = true,                                                  \
+            .doc = "Whether to take QEMU's image locks. \"auto\", the "        \
+                   "default: if the file system can lock. Without locks no "   \
+                   "zeroes are remembered, for anybody may write."             \
+    }
+#define AIO                                                                    \
+    {                                                                          \
+        "aio", &aio_type,                                                      \
+            .optional = true,                                                  \
+            .doc = "Accepted for compatibility: requests are made on the "     \
+                   "thread they come from, and \"threads\" (the default) is "  \
+                   "reported in use. \"native\" needs cache.direct=on."        \
+    }
+#define STATUS_CACHE                                                           \
+    {                                                                          \
+        "status-cache", &status_cache_mode_type,                               \
+            .optional = true,                                                  \
+            .doc = "What to remember of block status at most; default "        \
+                   "\"on\". Of several nodes on one disk the most cautious "   \
+                   "decides, those that are off apart."                        \
+    }
+#define GRANULARITY(by_default)                                                \
+    {                                                                          \
+        "status-cache-granularity", &schema_size,                              \
+            .optional = true,                                                  \
+            .doc = "Bytes that one bit of the cache stands for: a power of "   \
+                   "two from 512 to 1 GiB. Default: " by_default               \
+    }
+#define CACHE_SIZE                                                             \
+    {                                                                          \
+        "status-cache-size", &schema_size,                                     \
+            .optional = true,                                                  \
+            .doc = "Bytes of memory that the cache may take, 0 for no "        \
+                   "limit; default 64 MiB. That is what the worst 1 TiB "      \
+                   "takes at 4 KiB granularity; more is forgotten and asked "  \
+                   "again."                                                    \
+    }
+
 const SchemaType file_options_type = {
     .name = "BlockdevOptionsFile",
     .kind = SCHEMA_OBJECT,
     .doc = "A regular file.",
     .members =
         (const SchemaMember[]){
-            { "filename", &schema_str,
-              .doc = "Its path; a prefix \"file:\" is not part of it." },
-            { "locking", &on_off_auto_type, .optional = true,
-              .doc = "Whether to take QEMU's image locks. \"auto\", the "
-                     "default: if the file system can lock. Without locks no "
-                     "zeroes are remembered, for anybody may write." },
-            { "aio", &aio_type, .optional = true,
-              .doc = "Accepted for compatibility: requests are made on the "
-                     "thread they come from, and \"threads\" (the default) is "
-                     "reported in use. \"native\" needs cache.direct=on." },
-            { "status-cache", &status_cache_mode_type, .optional = true,
-              .doc = "What to remember of block status at most; default "
-                     "\"on\". Of several nodes on one file the most cautious "
-                     "decides, those that are off apart." },
-            { "status-cache-granularity", &schema_size, .optional = true,
-              .doc = "Bytes that one bit of the cache stands for: a power of "
-                     "two from 512 to 1 GiB. Default: the block size of the "
-                     "file system, but 4 KiB at least and 64 KiB at most." },
-            { "status-cache-size", &schema_size, .optional = true,
-              .doc = "Bytes of memory that the cache may take, 0 for no "
-                     "limit; default 64 MiB. That is what the worst 1 TiB "
-                     "takes at 4 KiB granularity; more is forgotten and asked "
-                     "again." },
+            FILENAME("Its path; a prefix \"file:\" is not part of it."),
+            LOCKING,
+            AIO,
+            STATUS_CACHE,
+            GRANULARITY("the block size of the file system, but 4 KiB at "
+                        "least and 64 KiB at most."),
+            CACHE_SIZE,
             { "status-probe", &probe_type, .optional = true,
               .doc = "How to ask the file system about what the cache does "
                      "not know; default \"auto\": as is best for it." },
+            { NULL },
+        },
+};
+
+/* Nobody can be asked about a device, so it has no "status-probe". */
+const SchemaType host_device_options_type = {
+    .name = "BlockdevOptionsHostDevice",
+    .kind = SCHEMA_OBJECT,
+    .doc = "A block device.",
+    .members =
+        (const SchemaMember[]){
+            FILENAME("Its path."),
+            LOCKING,
+            AIO,
+            STATUS_CACHE,
+            GRANULARITY("the device's physical block size, but 4 KiB at "
+                        "least."),
+            CACHE_SIZE,
             { NULL },
         },
 };

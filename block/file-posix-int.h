@@ -2,7 +2,9 @@
 /*
  * The driver "file" is several files: file-posix.c opens and closes, file-options.c
  * has the options, file-rw.c reads, writes and flushes, file-zero.c writes
- * zeroes and discards, file-create.c creates. This is what they share.
+ * zeroes and discards, file-create.c creates. This is what they share, with each
+ * other and with the driver "host_device" (host-device.c), which is the same on
+ * a block device.
  */
 #ifndef BLOCK_FILE_POSIX_INT_H
 #define BLOCK_FILE_POSIX_INT_H
@@ -19,9 +21,31 @@ enum {
     FILE_NO_ALLOCATE = 0x4,
     FILE_NO_DSYNC = 0x8,
     FILE_ALLOCATES = 0x10, /* fallocate(2) without a mode has worked */
+    FILE_NO_ZEROOUT = 0x20,
+    FILE_NO_DISCARD = 0x40,
 };
 
-typedef struct FileState {
+typedef struct FileState FileState;
+
+/* What "file" and "host_device" do not have in common */
+typedef struct FileKind {
+    const char *driver;
+    mode_t type;           /* S_IFREG, S_IFBLK */
+    const char *type_name; /* "a regular file" */
+    bool probes;           /* somebody can be asked about block status */
+    /* After it was opened: set FileState.length and tell the granularity that
+     * the status cache has if the user does not say. */
+    bool (*measure)(BlockDriverState *bs, const struct stat *st,
+                    uint32_t *granularity, GError **errp);
+    /* Amend bs->limits; may be NULL. */
+    void (*set_limits)(BlockDriverState *bs);
+    /* pwrite_zeroes, without telling the status cache. @flags: MAY_UNMAP,
+     * NO_FALLBACK */
+    int (*write_zeroes)(FileState *s, int64_t offset, int64_t bytes, int flags);
+} FileKind;
+
+struct FileState {
+    const FileKind *kind;
     char *filename;
     int fd; /* with O_DIRECT if cache.direct; owns the locks */
     /*
@@ -61,7 +85,7 @@ typedef struct FileState {
 
     /* atomic */
     uint64_t discard_nb_ok, discard_nb_failed, discard_bytes_ok;
-} FileState;
+};
 
 /* The part of [@offset, @offset + @bytes) that lies before the end of the file:
  * with O_DIRECT, a write may be of whole blocks and reach beyond it. */
@@ -96,7 +120,7 @@ typedef struct FileOptions {
     StatusDiskOptions disk; /* granularity 0: not given */
 } FileOptions;
 
-extern const SchemaType file_options_type;
+extern const SchemaType file_options_type, host_device_options_type;
 /* @options fit the type. False and @errp if they do not fit each other. */
 bool file_parse_options(BlockDriverState *bs, JsonObject *options,
                         FileOptions *o, GError **errp);
@@ -114,6 +138,16 @@ int file_flush(BlockDriverState *bs);
 int file_pwrite_zeroes(BlockDriverState *bs, int64_t offset, int64_t bytes,
                        int flags);
 int file_pdiscard(BlockDriverState *bs, int64_t offset, int64_t bytes);
+/* FileKind.write_zeroes of regular files */
+int file_zero_by_fallocate(FileState *s, int64_t offset, int64_t bytes,
+                           int flags);
+/*
+ * fallocate(2), unless @flag (FILE_) says that it is known not to work. 0,
+ * -ENOTSUP if another way must be found, or another -errno.
+ */
+int file_try_fallocate(FileState *s, int mode, unsigned flag, int64_t offset,
+                       int64_t bytes);
+void file_account_discard(FileState *s, int64_t bytes, int ret);
 
 /* file-create.c */
 extern const SchemaType file_create_options_type;
@@ -122,11 +156,28 @@ int file_create(JsonObject *options, const BdrvStop *stop, GError **errp);
 /* file-align.c: request_alignment and mem_alignment of direct I/O on @fd */
 void file_find_alignment(int fd, int64_t length, BlockLimits *limits);
 
+/* file-posix.c */
+extern const FileKind file_kind_regular;
 /*
- * file-posix.c: open a regular file, and nothing else. @flags: access mode, O_DIRECT, O_CREAT.
- * The descriptor, with *@st filled in; or -errno and @errp.
+ * Open what is of this kind, and nothing else. @flags: access mode, O_DIRECT,
+ * O_CREAT. The descriptor, with *@st filled in; or -errno and @errp.
  */
-int file_open_regular(const char *filename, int flags, struct stat *st,
-                      GError **errp);
+int file_open_kind(const FileKind *kind, const char *filename, int flags,
+                   struct stat *st, GError **errp);
+/* The operations of a BlockDriver; file_open_as() is open for one kind. */
+int file_open_as(BlockDriverState *bs, const FileKind *kind,
+                 JsonObject *options, GError **errp);
+void file_close(BlockDriverState *bs);
+bool file_check_perm(BlockDriverState *bs, uint64_t perm, uint64_t shared,
+                     GError **errp);
+void file_set_perm(BlockDriverState *bs, uint64_t perm, uint64_t shared);
+void file_abort_perm(BlockDriverState *bs);
+int64_t file_getlength(BlockDriverState *bs);
+int file_block_status(BlockDriverState *bs, unsigned want, int64_t offset,
+                      int64_t bytes, int64_t *pnum, int64_t *map,
+                      BlockDriverState **file);
+StatusCache *file_get_status_cache(BlockDriverState *bs);
+void file_get_info(BlockDriverState *bs, JsonObject *image);
+JsonObject *file_get_specific_stats(BlockDriverState *bs);
 
 #endif

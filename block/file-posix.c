@@ -3,12 +3,17 @@
  * Protocol driver "file": a regular file. Requests are system calls on the
  * thread that makes them; block status comes from the status cache, and only
  * what that does not know, from the file system.
+ *
+ * The driver "host_device" (host-device.c) is the same but for what its
+ * FileKind says.
  */
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <linux/fs.h>
 #include <linux/magic.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
 #include <unistd.h>
@@ -28,38 +33,44 @@
 
 /* ---- open --------------------------------------------------------------- */
 
-static bool check_regular(const char *filename, const struct stat *st,
-                          GError **errp)
+static bool check_type(const FileKind *kind, const char *filename,
+                       const struct stat *st, GError **errp)
 {
-    const char *what = S_ISBLK(st->st_mode)    ? "a block device"
+    const char *what = S_ISREG(st->st_mode)    ? "a regular file"
+                       : S_ISBLK(st->st_mode)  ? "a block device"
                        : S_ISCHR(st->st_mode)  ? "a character device"
                        : S_ISDIR(st->st_mode)  ? "a directory"
                        : S_ISFIFO(st->st_mode) ? "a FIFO"
                        : S_ISSOCK(st->st_mode) ? "a socket"
                                                : "something else";
 
-    if (S_ISREG(st->st_mode)) {
+    if ((st->st_mode & S_IFMT) == kind->type) {
         return true;
     }
-    error_setg(errp,
-               "'file' driver requires '%s' to be a regular file, but it "
-               "is %s",
-               filename, what);
+    error_setg(errp, "'%s' driver requires '%s' to be %s, but it is %s",
+               kind->driver, filename, kind->type_name, what);
     return false;
+}
+
+static bool is_write_protected(int fd)
+{
+    int read_only;
+
+    return ioctl(fd, BLKROGET, &read_only) == 0 && read_only;
 }
 
 /*
  * Opening devices and FIFOs may have side effects or wait: so the file is
  * looked at first, and again afterwards, as it may have been replaced.
  */
-int file_open_regular(const char *filename, int flags, struct stat *st,
-                      GError **errp)
+int file_open_kind(const FileKind *kind, const char *filename, int flags,
+                   struct stat *st, GError **errp)
 {
     const char *what = flags & O_CREAT ? "create" : "open";
     int fd, err;
 
     if (stat(filename, st) == 0) {
-        if (!check_regular(filename, st, errp)) {
+        if (!check_type(kind, filename, st, errp)) {
             return -EINVAL;
         }
     } else if (errno != ENOENT || !(flags & O_CREAT)) {
@@ -83,8 +94,14 @@ int file_open_regular(const char *filename, int flags, struct stat *st,
     if (fstat(fd, st) < 0) {
         err = errno;
         error_setg_errno(errp, err, "Could not look at '%s'", filename);
-    } else if (!check_regular(filename, st, errp)) {
+    } else if (!check_type(kind, filename, st, errp)) {
         err = EINVAL;
+    } else if (S_ISBLK(st->st_mode) && (flags & O_ACCMODE) != O_RDONLY &&
+               is_write_protected(fd)) {
+        /* Opening it does not tell. */
+        err = EACCES;
+        error_setg_errno(errp, err, "The device '%s' is not writable",
+                         filename);
     } else if (fcntl(fd, F_SETFL, flags & O_DIRECT) < 0) {
         err = errno;
         error_setg_errno(errp, err, "Could not set flags of '%s'", filename);
@@ -104,10 +121,11 @@ static bool open_descriptors(BlockDriverState *bs, struct stat *st,
     struct stat again;
 
     if (bdrv_is_read_only(bs)) {
-        s->fd = file_open_regular(s->filename, O_RDONLY | direct, st, errp);
+        s->fd =
+            file_open_kind(s->kind, s->filename, O_RDONLY | direct, st, errp);
         return s->fd >= 0;
     }
-    s->fd = file_open_regular(s->filename, O_RDWR | direct, st, &err);
+    s->fd = file_open_kind(s->kind, s->filename, O_RDWR | direct, st, &err);
     if (bs->auto_read_only &&
         (s->fd == -EACCES || s->fd == -EPERM || s->fd == -EROFS)) {
         bdrv_set_read_only(bs, true);
@@ -117,7 +135,7 @@ static bool open_descriptors(BlockDriverState *bs, struct stat *st,
         g_propagate_error(errp, g_steal_pointer(&err));
         return false;
     }
-    s->sync_fd = file_open_regular(s->filename, O_RDWR, &again, errp);
+    s->sync_fd = file_open_kind(s->kind, s->filename, O_RDWR, &again, errp);
     if (s->sync_fd < 0) {
         return false;
     }
@@ -143,13 +161,25 @@ static bool set_up_locks(FileState *s, int locking, GError **errp)
     return true;
 }
 
+static bool measure(BlockDriverState *bs, const struct stat *st,
+                    uint32_t *granularity, GError **errp)
+{
+    FileState *s = bs->opaque;
+    uint32_t block = st->st_blksize & (st->st_blksize - 1) ? 0 : st->st_blksize;
+
+    s->length = st->st_size;
+    *granularity =
+        CLAMP(block, MIN_DEFAULT_GRANULARITY, MAX_DEFAULT_GRANULARITY);
+    return true;
+}
+
 static void set_limits(BlockDriverState *bs, const struct stat *st)
 {
     FileState *s = bs->opaque;
     BlockLimits *limits = &bs->limits;
     int64_t page = MAX(sysconf(_SC_PAGESIZE), st->st_blksize);
 
-    s->length = s->direct_end = st->st_size;
+    s->direct_end = s->length;
     s->tail_start = INT64_MAX;
     limits->request_alignment = limits->mem_alignment = 1;
     if (bs->cache_direct) {
@@ -160,6 +190,9 @@ static void set_limits(BlockDriverState *bs, const struct stat *st)
         s->tail_start = s->direct_end - s->direct_end % page;
     }
     limits->opt_alignment = MAX(limits->request_alignment, 4096);
+    if (s->kind->set_limits) {
+        s->kind->set_limits(bs);
+    }
 }
 
 /* Does fstat() answer from memory? */
@@ -186,13 +219,8 @@ static bool join_disk(BlockDriverState *bs, FileOptions *o,
                       const struct stat *st, GError **errp)
 {
     FileState *s = bs->opaque;
-    uint32_t block = st->st_blksize & (st->st_blksize - 1) ? 0 : st->st_blksize;
 
     o->disk.length = s->length;
-    if (!o->disk.granularity_given) {
-        o->disk.granularity =
-            CLAMP(block, MIN_DEFAULT_GRANULARITY, MAX_DEFAULT_GRANULARITY);
-    }
     s->user.name = bs->node_name;
     s->user.writable = !bdrv_is_read_only(bs);
     s->user.share_write = bs->force_share;
@@ -202,7 +230,7 @@ static bool join_disk(BlockDriverState *bs, FileOptions *o,
     return s->cache != NULL;
 }
 
-static void file_close(BlockDriverState *bs)
+void file_close(BlockDriverState *bs)
 {
     FileState *s = bs->opaque;
 
@@ -224,24 +252,32 @@ static void file_close(BlockDriverState *bs)
     g_free(s->filename);
 }
 
-static int file_open(BlockDriverState *bs, JsonObject *options, GError **errp)
+int file_open_as(BlockDriverState *bs, const FileKind *kind,
+                 JsonObject *options, GError **errp)
 {
     FileState *s = bs->opaque;
     FileOptions o = { 0 };
+    uint32_t granularity;
     struct stat st;
 
     if (!file_parse_options(bs, options, &o, errp)) {
         return -EINVAL;
     }
+    s->kind = kind;
     s->fd = s->sync_fd = -1;
     s->filename = g_strdup(o.filename);
     mutex_init(&s->tail_lock);
     mutex_init(&s->flush_lock);
     cond_init(&s->flush_cond);
-    if (open_descriptors(bs, &st, errp) && set_up_locks(s, o.locking, errp)) {
+    if (open_descriptors(bs, &st, errp) && set_up_locks(s, o.locking, errp) &&
+        kind->measure(bs, &st, &granularity, errp)) {
         set_limits(bs, &st);
         s->local = is_local(s->fd);
-        s->probe = status_probe_new(s->fd, o.strategy);
+        s->probe = status_probe_new(s->fd, kind->probes ? o.strategy
+                                                        : STATUS_PROBE_NONE);
+        if (!o.disk.granularity_given) {
+            o.disk.granularity = granularity;
+        }
         if (join_disk(bs, &o, &st, errp)) {
             return 0;
         }
@@ -252,8 +288,8 @@ static int file_open(BlockDriverState *bs, JsonObject *options, GError **errp)
 
 /* ---- permissions -------------------------------------------------------- */
 
-static bool file_check_perm(BlockDriverState *bs, uint64_t perm,
-                            uint64_t shared, GError **errp)
+bool file_check_perm(BlockDriverState *bs, uint64_t perm, uint64_t shared,
+                     GError **errp)
 {
     FileState *s = bs->opaque;
 
@@ -266,7 +302,7 @@ static bool file_check_perm(BlockDriverState *bs, uint64_t perm,
     return image_lock_check(&s->lock, perm, shared, errp);
 }
 
-static void file_set_perm(BlockDriverState *bs, uint64_t perm, uint64_t shared)
+void file_set_perm(BlockDriverState *bs, uint64_t perm, uint64_t shared)
 {
     FileState *s = bs->opaque;
 
@@ -274,7 +310,7 @@ static void file_set_perm(BlockDriverState *bs, uint64_t perm, uint64_t shared)
     status_disk_refresh(&s->user);
 }
 
-static void file_abort_perm(BlockDriverState *bs)
+void file_abort_perm(BlockDriverState *bs)
 {
     FileState *s = bs->opaque;
 
@@ -283,7 +319,7 @@ static void file_abort_perm(BlockDriverState *bs)
 
 /* ---- status and information --------------------------------------------- */
 
-static int64_t file_getlength(BlockDriverState *bs)
+int64_t file_getlength(BlockDriverState *bs)
 {
     FileState *s = bs->opaque;
 
@@ -311,9 +347,9 @@ static BlockState align_answer(BlockDriverState *bs, BlockState state,
     return state;
 }
 
-static int file_block_status(BlockDriverState *bs, unsigned want,
-                             int64_t offset, int64_t bytes, int64_t *pnum,
-                             int64_t *map, BlockDriverState **file)
+int file_block_status(BlockDriverState *bs, unsigned want, int64_t offset,
+                      int64_t bytes, int64_t *pnum, int64_t *map,
+                      BlockDriverState **file)
 {
     FileState *s = bs->opaque;
     int flags = BDRV_BLOCK_OFFSET_VALID;
@@ -337,7 +373,7 @@ static int file_block_status(BlockDriverState *bs, unsigned want,
            (state == BLOCK_STATE_ZERO ? BDRV_BLOCK_ZERO : BDRV_BLOCK_DATA);
 }
 
-static StatusCache *file_get_status_cache(BlockDriverState *bs)
+StatusCache *file_get_status_cache(BlockDriverState *bs)
 {
     FileState *s = bs->opaque;
 
@@ -360,7 +396,7 @@ static JsonObject *cache_info(FileState *s)
     return info;
 }
 
-static void file_get_info(BlockDriverState *bs, JsonObject *image)
+void file_get_info(BlockDriverState *bs, JsonObject *image)
 {
     FileState *s = bs->opaque;
     JsonObject *specific = json_object_new();
@@ -376,17 +412,17 @@ static void file_get_info(BlockDriverState *bs, JsonObject *image)
     json_object_set_string_member(data, "aio", "threads");
     json_object_set_boolean_member(data, "locking", s->lock.enabled);
     json_object_set_object_member(data, "status-cache", cache_info(s));
-    json_object_set_string_member(specific, "type", "file");
+    json_object_set_string_member(specific, "type", s->kind->driver);
     json_object_set_object_member(specific, "data", data);
     json_object_set_object_member(image, "format-specific", specific);
 }
 
-static JsonObject *file_get_specific_stats(BlockDriverState *bs)
+JsonObject *file_get_specific_stats(BlockDriverState *bs)
 {
     FileState *s = bs->opaque;
     JsonObject *stats = json_object_new();
 
-    json_object_set_string_member(stats, "driver", "file");
+    json_object_set_string_member(stats, "driver", s->kind->driver);
     json_object_set_int_member(
         stats, "discard-nb-ok",
         __atomic_load_n(&s->discard_nb_ok, __ATOMIC_RELAXED));
@@ -399,6 +435,20 @@ static JsonObject *file_get_specific_stats(BlockDriverState *bs)
     json_object_set_object_member(stats, "status-cache",
                                   status_cache_to_json(s->cache, s->probe));
     return stats;
+}
+
+const FileKind file_kind_regular = {
+    .driver = "file",
+    .type = S_IFREG,
+    .type_name = "a regular file",
+    .probes = true,
+    .measure = measure,
+    .write_zeroes = file_zero_by_fallocate,
+};
+
+static int file_open(BlockDriverState *bs, JsonObject *options, GError **errp)
+{
+    return file_open_as(bs, &file_kind_regular, options, errp);
 }
 
 const BlockDriver bdrv_file = {

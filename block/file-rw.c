@@ -89,6 +89,20 @@ static void iov_zero(const struct iovec *iov, int niov, size_t skip)
     }
 }
 
+/*
+ * Where the disk ends: a regular file may have been cut off meanwhile, and what
+ * was there is zero; but a device that ends early has been taken away. Or -errno
+ */
+static int64_t find_end(FileState *s)
+{
+    struct stat st;
+
+    if (s->kind->type == S_IFBLK) {
+        return s->length;
+    }
+    return fstat(s->fd, &st) < 0 ? -errno : st.st_size;
+}
+
 int file_preadv(BlockDriverState *bs, int64_t offset, int64_t bytes,
                 const struct iovec *iov, int niov, int flags)
 {
@@ -100,17 +114,18 @@ int file_preadv(BlockDriverState *bs, int64_t offset, int64_t bytes,
         .niov = niov,
     };
     ssize_t n = transfer(&t, 0, bytes, offset);
-    struct stat st;
+    int64_t end;
 
     if (n < 0) {
         return n;
     }
     if (n < bytes) {
         /* Zeroes stand for what is not there, never for what was not read. */
-        if (fstat(s->fd, &st) < 0) {
-            return -errno;
+        end = find_end(s);
+        if (end < 0) {
+            return end;
         }
-        if (offset + n < st.st_size) {
+        if (offset + n < end) {
             return -EIO;
         }
         iov_zero(iov, niov, n);

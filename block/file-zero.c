@@ -13,9 +13,8 @@
 
 #include "block/file-posix-int.h"
 
-/* 0, -ENOTSUP if another way must be found, or another -errno */
-static int try_fallocate(FileState *s, int mode, unsigned flag, int64_t offset,
-                         int64_t bytes)
+int file_try_fallocate(FileState *s, int mode, unsigned flag, int64_t offset,
+                       int64_t bytes)
 {
     int r;
 
@@ -37,28 +36,28 @@ static int try_fallocate(FileState *s, int mode, unsigned flag, int64_t offset,
 
 static int punch_hole(FileState *s, int64_t offset, int64_t bytes)
 {
-    return try_fallocate(s, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-                         FILE_NO_PUNCH_HOLE, offset, bytes);
+    return file_try_fallocate(s, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                              FILE_NO_PUNCH_HOLE, offset, bytes);
 }
 
 static int allocate(FileState *s, int64_t offset, int64_t bytes)
 {
-    return try_fallocate(s, 0, FILE_NO_ALLOCATE, offset, bytes);
+    return file_try_fallocate(s, 0, FILE_NO_ALLOCATE, offset, bytes);
 }
 
-static int write_zeroes(FileState *s, int64_t offset, int64_t bytes,
-                        bool may_unmap)
+int file_zero_by_fallocate(FileState *s, int64_t offset, int64_t bytes,
+                           int flags)
 {
     int ret;
 
-    if (may_unmap) {
+    if (flags & BDRV_REQ_MAY_UNMAP) {
         ret = punch_hole(s, offset, bytes);
         if (ret != -ENOTSUP) {
             return ret;
         }
     }
-    ret = try_fallocate(s, FALLOC_FL_ZERO_RANGE, FILE_NO_ZERO_RANGE, offset,
-                        bytes);
+    ret = file_try_fallocate(s, FALLOC_FL_ZERO_RANGE, FILE_NO_ZERO_RANGE,
+                             offset, bytes);
     if (ret != -ENOTSUP) {
         return ret;
     }
@@ -85,9 +84,19 @@ int file_pwrite_zeroes(BlockDriverState *bs, int64_t offset, int64_t bytes,
     int ret;
 
     status_cache_zero_begin(s->cache, &op, offset, bytes, false);
-    ret = write_zeroes(s, offset, bytes, flags & BDRV_REQ_MAY_UNMAP);
+    ret = s->kind->write_zeroes(s, offset, bytes, flags);
     status_cache_zero_end(s->cache, &op, ret == 0);
     return ret;
+}
+
+void file_account_discard(FileState *s, int64_t bytes, int ret)
+{
+    if (ret == 0) {
+        __atomic_add_fetch(&s->discard_nb_ok, 1, __ATOMIC_RELAXED);
+        __atomic_add_fetch(&s->discard_bytes_ok, bytes, __ATOMIC_RELAXED);
+    } else {
+        __atomic_add_fetch(&s->discard_nb_failed, 1, __ATOMIC_RELAXED);
+    }
 }
 
 int file_pdiscard(BlockDriverState *bs, int64_t offset, int64_t bytes)
@@ -99,11 +108,6 @@ int file_pdiscard(BlockDriverState *bs, int64_t offset, int64_t bytes)
     status_cache_zero_begin(s->cache, &op, offset, bytes, true);
     ret = punch_hole(s, offset, bytes);
     status_cache_zero_end(s->cache, &op, ret == 0);
-    if (ret == 0) {
-        __atomic_add_fetch(&s->discard_nb_ok, 1, __ATOMIC_RELAXED);
-        __atomic_add_fetch(&s->discard_bytes_ok, bytes, __ATOMIC_RELAXED);
-    } else {
-        __atomic_add_fetch(&s->discard_nb_failed, 1, __ATOMIC_RELAXED);
-    }
+    file_account_discard(s, bytes, ret);
     return ret;
 }

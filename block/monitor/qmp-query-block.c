@@ -70,10 +70,12 @@ static const SchemaType image_info_file_wrapper_type = {
 
 static bool specific_branch(size_t n, const char **tag, const SchemaType **type)
 {
-    if (n > 0) {
+    static const char *const drivers[] = { "file", "host_device" };
+
+    if (n >= G_N_ELEMENTS(drivers)) {
         return false;
     }
-    *tag = "file";
+    *tag = drivers[n];
     *type = &image_info_file_wrapper_type;
     return true;
 }
@@ -288,7 +290,7 @@ static const SchemaType device_stats_type = {
 static const SchemaType stats_specific_file_type = {
     .name = "BlockStatsSpecificFile",
     .kind = SCHEMA_OBJECT,
-    .doc = "What driver \"file\" counts.",
+    .doc = "What the drivers \"file\" and \"host_device\" count.",
     .members =
         (const SchemaMember[]){
             { "discard-nb-ok", &schema_uint, .doc = "Discards done." },
@@ -303,10 +305,12 @@ static const SchemaType stats_specific_file_type = {
 
 static bool stats_branch(size_t n, const char **tag, const SchemaType **type)
 {
-    if (n > 0) {
+    static const char *const drivers[] = { "file", "host_device" };
+
+    if (n >= G_N_ELEMENTS(drivers)) {
         return false;
     }
-    *tag = "file";
+    *tag = drivers[n];
     *type = &stats_specific_file_type;
     return true;
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What the tests of the driver "file" share: nodes made from options, requests
+ * What the tests of the drivers "file" and "host_device" share: nodes made from options, requests
  * on them, and the file as others see it.
  */
 #ifndef TESTS_FILE_NODE_H
@@ -20,6 +20,7 @@
 #define MIB (KIB * KIB)
 
 static char *path; /* of the file under test */
+static const char *node_driver = "file";
 
 static inline FileState *state(BlockDriverState *bs)
 {
@@ -32,9 +33,9 @@ static inline FileState *state(BlockDriverState *bs)
 static inline BlockDriverState *try_open(const char *name, const char *options,
                                          GError **errp)
 {
-    g_autofree char *text = g_strdup_printf(
-        "{'driver':'file','node-name':'%s','filename':'%s'%s%s}", name, path,
-        *options ? "," : "", options);
+    g_autofree char *text =
+        g_strdup_printf("{'driver':'%s','node-name':'%s','filename':'%s'%s%s}",
+                        node_driver, name, path, *options ? "," : "", options);
     g_autoptr(JsonNode) node = NULL;
     BlockDriverState *bs;
 
