@@ -5,6 +5,9 @@
  * Each edge says both. What a node's users need together, and what all of them
  * allow, the node's driver has to agree to (the file driver takes image locks
  * for it), and it turns into what the node in its turn needs of its children.
+ *
+ * A job knows what is written through its node, but not what somebody writes to
+ * a node below past it. So nobody may, whatever its node's users share.
  */
 #include "block/graph-int.h"
 #include "util/error.h"
@@ -144,10 +147,25 @@ static bool ask_driver(BlockDriverState *bs, const PermEntry *entry,
            bs->drv->check_perm(bs, entry->perm, entry->shared, errp);
 }
 
+static bool has_job(BlockDriverState *bs)
+{
+    guint i;
+
+    for (i = 0; i < bs->parents->len; i++) {
+        const BdrvChild *c = bs->parents->pdata[i];
+
+        if (c->blk && blk_is_job(c->blk)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static bool check_node(GraphTran *tran, BlockDriverState *bs, bool loosen,
                        GArray *checked, GError **errp)
 {
     PermEntry entry = { .bs = bs };
+    bool followed = has_job(bs);
     guint i;
 
     if (!check_users(bs, &entry.perm, &entry.shared, errp)) {
@@ -167,6 +185,9 @@ static bool check_node(GraphTran *tran, BlockDriverState *bs, bool loosen,
         if (bs->drv->child_perm) {
             bs->drv->child_perm(bs, c, entry.perm, entry.shared, &perm,
                                 &shared);
+        }
+        if (followed) {
+            shared &= ~BLK_PERM_WRITE;
         }
         if (perm != c->perm || shared != c->shared_perm) {
             graph_tran_set_child_perm(tran, c, perm, shared);

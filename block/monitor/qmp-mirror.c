@@ -39,7 +39,9 @@ static const SchemaType blockdev_mirror_type = {
               .doc = "The job's name: a letter, then letters, digits, \"-\", "
                      "\".\" and \"_\". Nodes give jobs no name, so it is "
                      "needed." },
-            { "device", &schema_str, .doc = "The node to copy from." },
+            { "device", &schema_str,
+              .doc = "The node to copy from. What lies below it may be "
+                     "written through it only, as long as the job exists." },
             { "target", &schema_str,
               .doc = "The node to copy to, of the same size, which nobody else "
                      "may use." },

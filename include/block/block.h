@@ -171,7 +171,10 @@ void bdrv_close_all(void);
 
 /* ---- users -------------------------------------------------------------- */
 
-/* Who is asking, for messages: "export 'e0'", "job 'm0'" */
+/*
+ * Who is asking, for messages: "export 'e0'", "job 'm0'". As long as a job is
+ * attached, nobody may write to the nodes below its node but through that one.
+ */
 BlockBackend *blk_new(const char *user, bool is_job, uint64_t perm,
                       uint64_t shared_perm);
 /*

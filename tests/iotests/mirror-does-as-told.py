@@ -8,6 +8,7 @@ import unittest
 
 import disk
 import iotests
+import nbd
 from iotests import KiB, MiB, QMPError, path
 
 SIZE = 32 * MiB
@@ -123,6 +124,38 @@ class MirrorDoesAsTold(unittest.TestCase):
             # What was the source is a node like any other now.
             daemon.cmd("blockdev-del", node_name="disk")
             self.assertEqual(self.nodes(daemon), {"mirror-target": "file"})
+
+    def test_nobody_writes_below(self):
+        """Who would write to the source's file, past the job, is refused,
+        whoever came first; readers are not, and later everybody may"""
+        image = disk.written(path("image"), SIZE)
+        writer = {"type": "nbd", "id": "beside", "node-name": "disk",
+                  "name": "beside", "writable": True}
+        conflict = ("node 'disk': permissions 'write' are both required by "
+                    "export 'beside' .* and unshared by node 'raw'")
+        with disk.DiskDaemon(image, writable="off") as daemon, \
+                daemon.client() as reader:
+            daemon.cmd("blockdev-add", driver="raw", node_name="raw",
+                       file="disk", discard="unmap")
+            daemon.cmd("block-export-add", type="nbd", id="guest",
+                       node_name="raw", name="guest", writable=True)
+            with nbd.NBD(daemon.nbd_path, "guest") as guest:
+                daemon.cmd("block-export-add", writer)
+                with self.assertRaisesRegex(QMPError, conflict):
+                    daemon.start_mirror(path("copy"), device="raw")
+                self.assertEqual(daemon.cmd("query-jobs"), [])
+                daemon.cmd("block-export-del", id="beside")
+                daemon.cmd("blockdev-mirror", job_id="mirror", device="raw",
+                           target="mirror-target", sync="full")
+                with self.assertRaisesRegex(QMPError, conflict):
+                    daemon.cmd("block-export-add", writer)
+                daemon.wait_ready()
+                guest.pwrite(MiB, b"on the copy" + bytes(501))
+                self.assertEqual(reader.pread(MiB, 11), b"on the copy")
+                daemon.finish()
+                daemon.cmd("block-export-add", writer)
+            daemon.cmd("block-export-del", id="beside")
+        self.assertTrue(iotests.identical(image, path("copy")))
 
     def test_there_and_back(self):
         image = disk.written(path("image"), SIZE)

@@ -227,6 +227,52 @@ START_TEST(test_child_perm)
 }
 END_TEST
 
+/* Past a job's node nobody writes to what is below, be it far below; through it
+ * and after the job, everybody may. */
+START_TEST(test_job)
+{
+    static const char *const conflict =
+        "Permission conflict on node 'd': permissions 'write' are both "
+        "required by writer (uses node 'd' as 'root' child) and unshared by "
+        "node 'b' (uses node 'd' as 'file' child).";
+    BlockDriverState *top = new_node(&filter_driver, "t");
+    BlockDriverState *between = new_node(&filter_driver, "b");
+    BlockBackend *job = blk_new("job 'j'", true, READ, ALL);
+    BlockBackend *guest = blk_new("guest", false, READ | WRITE, ALL);
+    BlockBackend *reader = blk_new("reader", false, READ, ALL);
+    BlockBackend *writer = blk_new("writer", false, WRITE, ALL);
+    g_autoptr(GError) early = NULL;
+    g_autoptr(GError) late = NULL;
+
+    ck_assert_ptr_nonnull(bdrv_attach_child(between, disk, "file", NULL));
+    ck_assert_ptr_nonnull(bdrv_attach_child(top, between, "file", NULL));
+    ck_assert(blk_attach(guest, top, NULL));
+    ck_assert(blk_attach(reader, disk, NULL));
+    ck_assert(blk_attach(writer, disk, NULL));
+    /* First the writer */
+    ck_assert(!blk_attach(job, top, &early));
+    ck_assert_str_eq(early->message, conflict);
+    blk_detach(writer);
+    /* First the job */
+    ck_assert(blk_attach(job, top, NULL));
+    ck_assert(!blk_attach(writer, disk, &late));
+    ck_assert_str_eq(late->message, conflict);
+    ck_assert(!blk_attach(writer, between, NULL));
+    ck_assert(blk_attach(writer, top, NULL));
+    blk_detach(writer);
+    blk_detach(reader);
+    ck_assert(blk_attach(reader, between, NULL));
+    /* And when it has gone */
+    blk_free(job);
+    ck_assert(blk_attach(writer, disk, NULL));
+    blk_free(writer);
+    blk_free(reader);
+    blk_free(guest);
+    bdrv_unref(top);
+    bdrv_unref(between);
+}
+END_TEST
+
 START_TEST(test_force_share)
 {
     disk->force_share = true;
@@ -260,6 +306,7 @@ int main(void)
     tcase_add_test(tc, test_refused);
     tcase_add_test(tc, test_filter_refused);
     tcase_add_test(tc, test_child_perm);
+    tcase_add_test(tc, test_job);
     tcase_add_test(tc, test_force_share);
     tcase_add_test(tc, test_auto_read_only);
     suite_add_tcase(s, tc);
