@@ -52,14 +52,16 @@ class DiskDaemon(iotests.Daemon):
     """A daemon with the node `disk` and an NBD export of that name
 
     @options: of the node, as in --blockdev, beginning with a comma.
+    @driver: "host_device" for a block device.
     """
 
-    def __init__(self, filename, options="", writable="on", **more):
+    def __init__(self, filename, options="", writable="on", driver="file",
+                 **more):
         self.filename = filename
         self.nbd_path = iotests.path(f"nbd{self.count()}")
         self.uri = f"nbd+unix:///disk?socket={self.nbd_path}"
         super().__init__(
-            "--blockdev", f"driver=file,node-name=disk,filename={filename},"
+            "--blockdev", f"driver={driver},node-name=disk,filename={filename},"
             f"discard=unmap{options}",
             "--nbd-server", f"addr.type=unix,addr.path={self.nbd_path}",
             "--export", "nbd,id=export,node-name=disk,name=disk,"
@@ -78,7 +80,8 @@ class DiskDaemon(iotests.Daemon):
                      target_options=None, **options):
         """Mirror @device to a new sparse file, which becomes the node
         @job_id-target; @options are the job's"""
-        sparse(target, os.stat(self.filename).st_size)
+        with open(self.filename, "rb") as source:
+            sparse(target, source.seek(0, os.SEEK_END))
         os.chmod(target, 0o666)  # the daemon may be somebody else
         node_name = job_id + "-target"
         self.add_node(node_name, target, **(target_options or {}))

@@ -203,6 +203,17 @@ def file_system(kind, size=GiB):
 
 
 @contextlib.contextmanager
+def loop_device(filename, *options):
+    """A block device on that file; yields its name"""
+    require_root()
+    name = run("losetup", "--find", "--show", *options, filename).stdout.strip()
+    try:
+        yield name
+    finally:
+        run("losetup", "--detach", name)
+
+
+@contextlib.contextmanager
 def memory_file_system():
     """A folder on a tmpfs"""
     require(os.path.ismount("/dev/shm"), "needs a tmpfs at /dev/shm")
