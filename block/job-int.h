@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* What job.c and job-verbs.c share */
+/* What job.c, job-error.c and job-verbs.c share */
 #ifndef BLOCK_JOB_INT_H
 #define BLOCK_JOB_INT_H
 
@@ -44,7 +44,8 @@ struct Job {
     JobStatus status;
     GPtrArray *nodes, *blks; /* none after they were let go */
     bool kicked;
-    bool user_paused;
+    bool user_paused; /* by a verb, or an error and the policy "stop" */
+    JobIoStatus io_status;
     bool cancelled; /* by force */
     bool complete_requested, soft_cancelled;
     bool finalize_requested;
@@ -64,7 +65,7 @@ bool job_is_ready(const Job *job); /* READY or STANDBY */
 int64_t job_progress_total(const Job *job);
 /* Wakes the coordinator. */
 void job_kick_locked(Job *job);
-/* Back from PAUSED or STANDBY; wakes the coordinator. */
+/* Back from PAUSED or STANDBY, whatever the reason was; wakes the coordinator. */
 void job_unpause(Job *job);
 /* CONCLUDED becomes NULL, and the list gives up its reference. */
 void job_dismiss(Job *job);

@@ -30,7 +30,8 @@ static const struct {
 } verbs[] = {
     [VERB_CANCEL] = { "cancel", ALIVE | BIT_OF(WAITING) | BIT_OF(PENDING) },
     [VERB_PAUSE] = { "pause", ALIVE },
-    [VERB_RESUME] = { "resume", ALIVE },
+    /* A job that does its last work PENDING may be stopped by an error there. */
+    [VERB_RESUME] = { "resume", ALIVE | BIT_OF(PENDING) },
     [VERB_SET_SPEED] = { "set-speed", ALIVE },
     [VERB_COMPLETE] = { "complete", BIT_OF(READY) | BIT_OF(STANDBY) },
     [VERB_FINALIZE] = { "finalize", BIT_OF(PENDING) },
@@ -234,7 +235,8 @@ static JsonObject *block_job_info(const Job *job)
     json_object_set_boolean_member(info, "busy", job->busy);
     json_object_set_boolean_member(info, "paused", job->user_paused);
     json_object_set_int_member(info, "speed", job->limit.speed);
-    json_object_set_string_member(info, "io-status", "ok");
+    json_object_set_string_member(info, "io-status",
+                                  job_io_status_names[job->io_status]);
     json_object_set_boolean_member(info, "ready", job_is_ready(job));
     json_object_set_string_member(info, "status",
                                   job_status_names[job->status]);

@@ -119,6 +119,7 @@ void job_kick_locked(Job *job)
 void job_unpause(Job *job)
 {
     job->user_paused = false;
+    job->io_status = JOB_IO_OK;
     if (job->status == JOB_PAUSED) {
         job_set_status(job, JOB_RUNNING);
     } else if (job->status == JOB_STANDBY) {
@@ -607,16 +608,4 @@ void job_set_error(Job *job, int ret, const char *fmt, ...)
     job->error = g_strdup_vprintf(fmt, ap);
     va_end(ap);
     job->ret = ret;
-}
-
-void job_report_io_error(Job *job, bool is_read)
-{
-    JsonObject *data = json_object_new();
-
-    MUTEX_GUARD(&job_mutex);
-    json_object_set_string_member(data, "device", job->id);
-    json_object_set_string_member(data, "operation",
-                                  is_read ? "read" : "write");
-    json_object_set_string_member(data, "action", "report");
-    qmp_event_send("BLOCK_JOB_ERROR", data);
 }

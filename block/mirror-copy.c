@@ -151,9 +151,7 @@ static void finish(MirrorJob *s, MirrorWorker *w, int ret, bool is_read)
         mirror_unclaim(s, &w->op, 0);
         if (s->ret == 0) {
             s->ret = ret;
-            if (!job_is_cancelled(s->job)) {
-                job_report_io_error(s->job, is_read);
-            }
+            job_error_action(s->job, JOB_ON_ERROR_REPORT, is_read, ret);
         }
     } else {
         s->in_flight_bytes -= done;

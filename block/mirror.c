@@ -47,8 +47,8 @@ static int flush_target(MirrorJob *s)
 {
     int ret = blk_flush(s->target);
 
-    if (ret < 0 && !job_is_cancelled(s->job)) {
-        job_report_io_error(s->job, false);
+    if (ret < 0) {
+        job_error_action(s->job, JOB_ON_ERROR_REPORT, false, ret);
     }
     return ret;
 }

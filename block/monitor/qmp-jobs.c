@@ -188,8 +188,10 @@ static const SchemaType job_info_list_type = {
 static const SchemaType io_status_type = {
     .name = "BlockDeviceIoStatus",
     .kind = SCHEMA_ENUM,
-    .doc = "How requests fare while a job goes on.",
-    .values = (const char *const[]){ "ok", "failed", "nospace", NULL },
+    .doc = "Why a job is paused: \"failed\", \"nospace\": a request of its own "
+           "failed, or failed for lack of space, and it was told to stop "
+           "then. \"ok\": it is not, or a user wanted it so.",
+    .values = job_io_status_names,
 };
 
 static const SchemaType block_job_info_type = {
@@ -211,7 +213,8 @@ static const SchemaType block_job_info_type = {
             { "speed", &schema_int,
               .doc = "Bytes in a second at most; 0: no limit." },
             { "io-status", &io_status_type,
-              .doc = "\"ok\": a job ends by its first error." },
+              .doc = "Whether it was stopped by an error; \"ok\" again when it "
+                     "is resumed." },
             { "ready", &schema_bool,
               .doc = "It has caught up and may be completed." },
             { "status", &job_status_type, .doc = "How it stands." },
@@ -290,7 +293,8 @@ const QmpCommand qmp_job_commands[] = {
         .name = "job-resume",
         .thread = QMP_MAIN,
         .args = &id_type,
-        .doc = "Let a paused job go on.",
+        .doc = "Let a paused job go on; also one that was stopped by an error, "
+               "which then tries again what failed.",
         .example = "{\"id\": \"mirror0\"}",
         .errors = "There is no such job; it is not paused.",
         .handler = qmp_job_resume,
@@ -449,8 +453,10 @@ static const SchemaType io_operation_type = {
 static const SchemaType error_action_type = {
     .name = "BlockErrorAction",
     .kind = SCHEMA_ENUM,
-    .doc = "What was done about an error: \"report\", the job fails.",
-    .values = (const char *const[]){ "ignore", "report", "stop", NULL },
+    .doc = "What is done about an error. \"report\": the job fails; "
+           "\"ignore\": it goes on, and tries again later what failed; "
+           "\"stop\": it pauses until it is resumed, and then tries again.",
+    .values = job_error_action_names,
 };
 
 static const SchemaType block_job_error_type = {

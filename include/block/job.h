@@ -46,6 +46,34 @@ typedef enum JobStatus {
 /* QMP's names of the states, in this order, NULL-terminated */
 extern const char *const job_status_names[];
 
+/* What the user wants done about a request that fails */
+typedef enum JobErrorPolicy {
+    JOB_ON_ERROR_REPORT, /* the job fails */
+    JOB_ON_ERROR_IGNORE, /* it goes on, and tries again later */
+    JOB_ON_ERROR_ENOSPC, /* STOP if there is no space, else REPORT */
+    JOB_ON_ERROR_STOP,   /* it pauses until it is resumed, and tries again */
+    JOB_ON_ERROR_AUTO,   /* as ENOSPC */
+} JobErrorPolicy;
+
+/* What is done about it */
+typedef enum JobErrorAction {
+    JOB_ERROR_IGNORE,
+    JOB_ERROR_REPORT,
+    JOB_ERROR_STOP,
+} JobErrorAction;
+
+/* Which error a job was stopped by */
+typedef enum JobIoStatus {
+    JOB_IO_OK, /* none */
+    JOB_IO_FAILED,
+    JOB_IO_NOSPACE,
+} JobIoStatus;
+
+/* QMP's names, in these orders, NULL-terminated */
+extern const char *const job_error_policy_names[];
+extern const char *const job_error_action_names[];
+extern const char *const job_io_status_names[];
+
 typedef struct Job Job;
 
 /* What prepare() returns when run() must go on */
@@ -169,8 +197,16 @@ void job_ratelimit_charge(Job *job, uint64_t bytes);
 
 /* Why run() is about to return @ret; the first call counts. */
 void job_set_error(Job *job, int ret, const char *fmt, ...) G_GNUC_PRINTF(3, 4);
-/* A request of a block job failed, and the job will: BLOCK_JOB_ERROR */
-void job_report_io_error(Job *job, bool is_read);
+/*
+ * A request of a block job failed with @ret, a read (its status included) or
+ * anything else: tells by BLOCK_JOB_ERROR what the policy makes of it. REPORT:
+ * the caller has the job fail with @ret. Otherwise what failed is the caller's
+ * to be done again: with IGNORE not at once, and with STOP after
+ * job_pause_point(), which job_wants_pause() asks for from now on, unless the
+ * user has resumed the job before. A cancelled job gets REPORT, without an event.
+ */
+JobErrorAction job_error_action(Job *job, JobErrorPolicy policy, bool is_read,
+                                int ret);
 
 /* ---- verbs and queries -------------------------------------------------- */
 

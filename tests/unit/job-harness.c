@@ -133,8 +133,12 @@ static char *word_of(const char *name, JsonObject *data)
     if (!strcmp(name, "JOB_STATUS_CHANGE")) {
         name = schema_get_str(data, "status", NULL);
     } else if (!strcmp(name, "BLOCK_JOB_ERROR")) {
-        return g_strdup_printf("%s:ERROR(%s)", id,
-                               schema_get_str(data, "operation", NULL));
+        const char *action = schema_get_str(data, "action", NULL);
+
+        return g_strdup_printf("%s:ERROR(%s%s%s)", id,
+                               schema_get_str(data, "operation", NULL),
+                               strcmp(action, "report") ? "," : "",
+                               strcmp(action, "report") ? action : "");
     } else {
         ck_assert(g_str_has_prefix(name, "BLOCK_JOB_"));
         name += strlen("BLOCK_JOB_");
