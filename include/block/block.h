@@ -164,8 +164,14 @@ BlockDriverState *bdrv_new_internal(const BlockDriver *drv,
                                     const char *node_name, GError **errp);
 
 /*
- * At exit: flush and close everything. Main thread, all users gone; takes the
- * graph mutex.
+ * At exit: flush all nodes that can be written to and stand on no others, each
+ * on a thread of its own. False if some flush has not ended at @deadline_us
+ * (monotonic microseconds). @problems gets a sentence (a string to be freed) for
+ * each of those, and for each that has failed. Any thread, no lock needed.
+ */
+bool bdrv_flush_all(int64_t deadline_us, GPtrArray *problems);
+/*
+ * At exit: flush and close everything. All users gone; takes the graph mutex.
  */
 void bdrv_close_all(void);
 
