@@ -13,11 +13,11 @@
 
 #include "block/block-int.h"
 #include "block/export.h"
-#include "block/job.h"
 #include "block/object-types.h"
 #include "config.h"
 #include "monitor/monitor.h"
 #include "monitor/qmp.h"
+#include "tools/ending.h"
 #include "tools/process.h"
 #include "util/keyval.h"
 
@@ -341,22 +341,6 @@ static bool set_up(const CommandLine *cl)
     return true;
 }
 
-/*
- * In the order in which each rests on the next. Exports before jobs: a job
- * leaves the graph only when what clients wait for there has come to an end.
- */
-static void shut_down(void)
-{
-    monitor_stop();
-    block_export_close_all();
-    nbd_server_stop();
-    job_cancel_all_sync();
-    bdrv_close_all();
-    object_del_all();
-    monitor_cleanup();
-    pidfile_remove();
-}
-
 int main(int argc, char **argv)
 {
     CommandLine cl = { .set_up = g_array_new(FALSE, FALSE, sizeof(SetUp)) };
@@ -377,7 +361,7 @@ int main(int argc, char **argv)
     if (ok) {
         monitor_run();
     }
-    shut_down();
+    end_daemon(program);
     g_array_unref(cl.set_up);
     return ok ? EXIT_SUCCESS : EXIT_FAILURE;
 }

@@ -41,9 +41,11 @@ void block_export_put(BlockExport *exp);
 
 /*
  * Close all exports of a kind, or all (@drv NULL): throws the clients out and
- * waits for them. Graph mutex held.
+ * waits for them, until @deadline_us (monotonic microseconds; INT64_MAX: none).
+ * False if some are left whose clients have a request that does not end: they
+ * are shutting down, and go when it does. Graph mutex held.
  */
-void block_export_close_kind(const BlockExportDriver *drv);
+bool block_export_close_kind(const BlockExportDriver *drv, int64_t deadline_us);
 
 /* For the monitor */
 extern const SchemaType block_export_mode_type; /* BlockExportRemoveMode */

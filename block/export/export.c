@@ -222,9 +222,23 @@ bool block_export_del(const char *id, BlockExportMode mode, GError **errp)
     return true;
 }
 
-void block_export_close_kind(const BlockExportDriver *drv)
+/* False if some have not left in time; the last of them has @exp destroyed. */
+static bool clients_leave(BlockExport *exp, int64_t deadline_us)
+{
+    int ret = 0;
+
+    MUTEX_GUARD(&exports.lock);
+
+    while (exp->clients > 0 && ret == 0) {
+        ret = bdrv_wait(&exports.client_gone, &exports.lock, deadline_us, NULL);
+    }
+    return exp->clients == 0;
+}
+
+bool block_export_close_kind(const BlockExportDriver *drv, int64_t deadline_us)
 {
     g_autoptr(GPtrArray) list = g_ptr_array_new();
+    bool closed = true;
 
     /* Only under the graph mutex, which is ours, do exports come and go. */
     mutex_lock(&exports.lock);
@@ -244,21 +258,62 @@ void block_export_close_kind(const BlockExportDriver *drv)
     for (guint i = 0; i < list->len; i++) {
         BlockExport *exp = g_ptr_array_index(list, i);
 
-        mutex_lock(&exports.lock);
-        while (exp->clients > 0) {
-            bdrv_wait(&exports.client_gone, &exports.lock, INT64_MAX, NULL);
+        if (clients_leave(exp, deadline_us)) {
+            export_destroy(exp);
+        } else {
+            closed = false;
         }
-        mutex_unlock(&exports.lock);
-        export_destroy(exp);
     }
+    return closed;
 }
 
 void block_export_close_all(void)
 {
     bdrv_graph_lock();
-    nbd_server_stop();
-    block_export_close_kind(NULL);
+    nbd_server_stop(INT64_MAX, NULL);
+    block_export_close_kind(NULL, INT64_MAX);
     bdrv_graph_unlock();
+}
+
+void block_export_throw_out_all(void)
+{
+    g_autoptr(GPtrArray) list = g_ptr_array_new();
+
+    nbd_server_close();
+    /* As a client itself nobody destroys them meanwhile. Those that are shutting
+     * down may be on their way there; their clients were thrown out. */
+    mutex_lock(&exports.lock);
+    for (guint i = 0; i < exports.list->len; i++) {
+        BlockExport *exp = g_ptr_array_index(exports.list, i);
+
+        if (!exp->shutting_down) {
+            exp->shutting_down = true;
+            exp->clients++;
+            g_ptr_array_add(list, exp);
+        }
+    }
+    mutex_unlock(&exports.lock);
+
+    for (guint i = 0; i < list->len; i++) {
+        throw_out(g_ptr_array_index(list, i));
+        block_export_put(g_ptr_array_index(list, i));
+    }
+}
+
+GPtrArray *block_export_in_use(void)
+{
+    GPtrArray *ids = g_ptr_array_new_with_free_func(g_free);
+
+    MUTEX_GUARD(&exports.lock);
+
+    for (guint i = 0; i < exports.list->len; i++) {
+        const BlockExport *exp = g_ptr_array_index(exports.list, i);
+
+        if (exp->clients > 0) {
+            g_ptr_array_add(ids, g_strdup(exp->id));
+        }
+    }
+    return ids;
 }
 
 JsonArray *block_export_query(void)

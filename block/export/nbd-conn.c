@@ -106,13 +106,16 @@ void nbd_conn_abort_all(NbdExport *exp)
     }
 }
 
-void nbd_conn_wait_all(void)
+bool nbd_conn_wait_all(int64_t deadline_us)
 {
+    int ret = 0;
+
     MUTEX_GUARD(&nbd_lock);
 
-    while (conns.all.length > 0) {
-        bdrv_wait(&conns.ended, &nbd_lock, INT64_MAX, NULL);
+    while (conns.all.length > 0 && ret == 0) {
+        ret = bdrv_wait(&conns.ended, &nbd_lock, deadline_us, NULL);
     }
+    return conns.all.length == 0;
 }
 
 /* ---- the share-out of helpers ------------------------------------------- */

@@ -179,8 +179,8 @@ static inline bool nbd_conn_hung_up(NbdConn *conn)
 unsigned nbd_conn_count(void);
 /* Hang up on all clients of @exp, or on all there are (NULL). */
 void nbd_conn_abort_all(NbdExport *exp);
-/* Wait until all connections have ended. */
-void nbd_conn_wait_all(void);
+/* Wait until all connections have ended; false if they have not in time. */
+bool nbd_conn_wait_all(int64_t deadline_us);
 
 /* For a thread of the crew, which holds no lock: */
 /* The turn was given away, and there is nobody to take it. */

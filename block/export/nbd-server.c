@@ -168,21 +168,31 @@ bool nbd_server_start(JsonObject *options, GError **errp)
     return true;
 }
 
-void nbd_server_stop(void)
+void nbd_server_close(void)
 {
     mutex_lock(&server.lock);
-    if (!server.listener) {
-        mutex_unlock(&server.lock);
-        return;
+    if (server.listener) {
+        accept_stop();
+        g_clear_pointer(&server.listener, socket_listener_free);
     }
-    accept_stop();
-    g_clear_pointer(&server.listener, socket_listener_free);
     mutex_unlock(&server.lock);
     nbd_conn_abort_all(NULL);
+}
+
+bool nbd_server_stop(int64_t deadline_us, GError **errp)
+{
+    bool ok;
+
+    nbd_server_close();
     /* First, as that ends what requests wait for; then those who had not chosen
      * an export yet. */
-    block_export_close_kind(&nbd_export_driver);
-    nbd_conn_wait_all();
+    ok = block_export_close_kind(&nbd_export_driver, deadline_us);
+    ok = nbd_conn_wait_all(deadline_us) && ok;
+    if (!ok) {
+        error_setg(errp, "NBD server stopped, but a request of a client does "
+                         "not end");
+    }
+    return ok;
 }
 
 /* ---- description -------------------------------------------------------- */

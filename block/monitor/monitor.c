@@ -378,12 +378,61 @@ void monitor_run(void)
     }
 }
 
-void monitor_stop(void)
+static gboolean wait_over(gpointer opaque)
 {
-    stopping = true;
-    while (commands) {
+    bool *in_time = opaque;
+
+    *in_time = false;
+    return G_SOURCE_CONTINUE;
+}
+
+bool monitor_wait(bool (*over)(void *opaque), void *opaque, int64_t deadline_us)
+{
+    int64_t left_us = MAX(deadline_us - g_get_monotonic_time(), 0);
+    GSource *timer = g_timeout_source_new(MIN(left_us / 1000 + 1, G_MAXUINT));
+    bool in_time = true;
+
+    g_source_set_callback(timer, wait_over, &in_time, NULL);
+    g_source_attach(timer, NULL);
+    while (!over(opaque) && (in_time || deadline_us == INT64_MAX)) {
         g_main_context_iteration(NULL, TRUE);
     }
+    g_source_destroy(timer);
+    g_source_unref(timer);
+    return over(opaque);
+}
+
+static bool no_commands(void *opaque)
+{
+    return commands == 0;
+}
+
+bool monitor_stop(int64_t deadline_us)
+{
+    stopping = true;
+    return monitor_wait(no_commands, NULL, deadline_us);
+}
+
+GPtrArray *monitor_running_commands(void)
+{
+    GPtrArray *names = g_ptr_array_new();
+    guint i;
+
+    for (i = 0; i < sessions->len; i++) {
+        const Session *session = g_ptr_array_index(sessions, i);
+
+        if (session->running && session->running->cmd) {
+            g_ptr_array_add(names, (gpointer)session->running->cmd->name);
+        }
+    }
+    return names;
+}
+
+void monitor_abandon(void)
+{
+    main_queue_run();
+    g_clear_pointer(&monitors, g_ptr_array_unref);
+    chardev_close_all();
 }
 
 void monitor_cleanup(void)

@@ -7,6 +7,9 @@
 
 /* ---- nbd-server-start, nbd-server-stop ---------------------------------- */
 
+/* How long nbd-server-stop waits for requests: others wait for it. */
+#define STOP_US (10 * G_USEC_PER_SEC)
+
 static const SchemaType server_start_type = {
     .name = "q_obj_nbd-server-start-arg",
     .kind = SCHEMA_OBJECT,
@@ -43,7 +46,7 @@ static JsonNode *qmp_nbd_server_stop(JsonObject *args, GError **errp)
         error_setg(errp, "NBD server not running");
         return NULL;
     }
-    nbd_server_stop();
+    nbd_server_stop(g_get_monotonic_time() + STOP_US, errp);
     return NULL;
 }
 
@@ -98,7 +101,10 @@ const QmpCommand qmp_export_commands[] = {
     { "nbd-server-stop", QMP_MANAGEMENT,
       .doc = "Stop the NBD server: disconnect its clients, and remove all "
              "exports of type nbd.",
-      .errors = "The server does not run.", .handler = qmp_nbd_server_stop },
+      .errors = "The server does not run; or a request of a client has not "
+                "ended after ten seconds: then the server has stopped all the "
+                "same, and the export goes when the request ends.",
+      .handler = qmp_nbd_server_stop },
     { "block-export-add", QMP_MANAGEMENT, .args = &block_export_options_type,
       .doc = "Export a node.",
       .example = "{ \"type\": \"nbd\", \"id\": \"export0\", "

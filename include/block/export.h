@@ -22,13 +22,26 @@ bool nbd_server_start(JsonObject *options, GError **errp);
 bool nbd_server_is_running(void); /* any thread */
 /*
  * Disconnects all clients, waits until their requests have ended, and closes
- * all exports over NBD. Nothing happens if the server does not run.
+ * all exports over NBD. If a request has not ended at @deadline_us (monotonic
+ * microseconds; INT64_MAX: wait for ever), false and @errp: the server has
+ * stopped, but exports are left that go when it does.
  */
-void nbd_server_stop(void);
+bool nbd_server_stop(int64_t deadline_us, GError **errp);
+/* Stops to listen, removes the socket, and disconnects all clients, without
+ * waiting for them. Any thread. */
+void nbd_server_close(void);
 /*
- * At exit, main thread, which does not hold the graph mutex: the same for the
- * NBD server and every export there is.
+ * At exit, without the graph mutex: stop the NBD server and close every export
+ * there is, however long their requests take.
  */
 void block_export_close_all(void);
+/*
+ * Before that, when the graph mutex may be a long time coming: take no new
+ * clients and no new requests, and have those that wait give up. Waits for
+ * nothing. Any thread.
+ */
+void block_export_throw_out_all(void);
+/* Ids (strings) of those with clients that have not left. Any thread. */
+GPtrArray *block_export_in_use(void);
 
 #endif

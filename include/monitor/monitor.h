@@ -54,14 +54,27 @@ void monitor_run(void);
 bool daemon_quit_requested(void);
 
 /*
+ * Iterate the main context until @over() is true; false if it is not at
+ * @deadline_us (monotonic microseconds; INT64_MAX: none). Another thread that
+ * makes it true calls g_main_context_wakeup(NULL).
+ */
+bool monitor_wait(bool (*over)(void *opaque), void *opaque,
+                  int64_t deadline_us);
+
+/*
  * First at exit: no monitor takes commands any more; commands that run end and
  * are answered, as far as clients read at once. What was given to
  * management_queue() until then, and by others until monitor_cleanup(), is
- * still done.
+ * still done. False if a command has not ended at @deadline_us.
  */
-void monitor_stop(void);
+bool monitor_stop(int64_t deadline_us);
+/* The names of commands that run for monitors (strings of theirs) */
+GPtrArray *monitor_running_commands(void);
 /* Last: the management thread ends when its queue is empty, monitors and
  * chardevs are closed and their sockets removed. */
 void monitor_cleanup(void);
+/* Instead, if a thread hangs: only the latter. What threads may still use stays;
+ * _exit() must follow. */
+void monitor_abandon(void);
 
 #endif

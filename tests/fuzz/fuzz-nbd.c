@@ -34,7 +34,7 @@ static char *socket_path;
 
 static void at_exit(void)
 {
-    nbd_server_stop();
+    nbd_server_stop(INT64_MAX, NULL);
     fake_run_management();
     g_free(socket_path);
 }
@@ -140,6 +140,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     }
     talk(fds[1], bytes->data, bytes->len);
     close(fds[1]);
-    nbd_conn_wait_all();
+    nbd_conn_wait_all(INT64_MAX);
     return 0;
 }

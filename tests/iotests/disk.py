@@ -52,11 +52,12 @@ class DiskDaemon(iotests.Daemon):
     """A daemon with the node `disk` and an NBD export of that name
 
     @options: of the node, as in --blockdev, beginning with a comma.
-    @driver: "host_device" for a block device.
+    @driver: "host_device" for a block device. @extra: more of the command
+    line.
     """
 
     def __init__(self, filename, options="", writable="on", driver="file",
-                 **more):
+                 extra=(), **more):
         self.filename = filename
         self.nbd_path = iotests.path(f"nbd{self.count()}")
         self.uri = f"nbd+unix:///disk?socket={self.nbd_path}"
@@ -66,7 +67,7 @@ class DiskDaemon(iotests.Daemon):
             "--nbd-server", f"addr.type=unix,addr.path={self.nbd_path}",
             "--export", "nbd,id=export,node-name=disk,name=disk,"
             f"writable={writable}",
-            **more)
+            *extra, **more)
 
     def client(self, **options):
         return nbd.NBD(self.nbd_path, "disk", **options)

@@ -38,6 +38,9 @@ DAEMON = os.environ.get(
     "SEEKLESS_DAEMON",
     os.path.join(BUILD_DIR, "tools", "seekless-storage-daemon"))
 STOCK_DAEMON = "qemu-storage-daemon"
+# Ours, which gives up after a second what does not end
+IMPATIENT_DAEMON = os.path.join(BUILD_DIR, "tests", "iotests",
+                                "impatient-storage-daemon")
 
 KiB = 1 << 10
 MiB = 1 << 20
@@ -334,6 +337,12 @@ class Daemon:
     def strace(self, calls, *inject):
         return Strace(self.pid, calls, inject)
 
+    def hang(self, calls, *filenames, watch=()):
+        """Calls of these kinds that concern those files hang in the kernel,
+        until let_go(); those of the kinds to @watch are only traced"""
+        return Strace(self.pid, ",".join((calls, *watch)),
+                      [f"{calls}:delay_enter={3600 * 10**6}"], filenames)
+
 
 class Strace:
     """Trace system calls of a running process until the end of a `with`
@@ -342,7 +351,7 @@ class Strace:
     the end, `lines` has what was called, one line a call.
     """
 
-    def __init__(self, pid, calls, inject=()):
+    def __init__(self, pid, calls, inject=(), filenames=()):
         self.lines = []
         self._text = ""
         self._more = threading.Condition()
@@ -352,6 +361,8 @@ class Strace:
                  "-e", f"trace={calls}", "-e", "signal=none"]
         for expression in inject:
             words += ["-e", f"inject={expression}"]
+        for filename in filenames:
+            words += ["-P", filename]
         self.process = subprocess.Popen(words, stderr=subprocess.PIPE,
                                         text=True, pass_fds=[theirs])
         os.close(theirs)
@@ -385,6 +396,11 @@ class Strace:
         self._finish()
         self.lines = [line for line in self._text.splitlines()
                       if "resumed>" not in line]
+
+    def let_go(self):
+        """Calls that are held go on, and nothing is traced any more. A traced
+        process that has ended is not gone before this."""
+        self.process.kill()
 
     def wait_for(self, pattern):
         """Wait until such a call has begun"""

@@ -38,7 +38,7 @@ void fake_reset(int64_t size)
     fake.data = size <= FAKE_DATA_MAX ? g_malloc0(size) : NULL;
     fake.status = g_malloc(size / FAKE_BLOCK + 1);
     memset(fake.status, BDRV_BLOCK_ZERO, size / FAKE_BLOCK + 1);
-    fake.hold = false;
+    fake.hold = fake.hang = false;
     memset(fake.error, 0, sizeof(fake.error));
     fake.error_from = 0;
     fake.permits = 0;
@@ -115,7 +115,8 @@ static int enter(BlockBackend *blk, FakeOp op, int64_t offset, int64_t bytes)
     fake.in_far_half += offset >= fake.half;
     cond_broadcast(&fake.changed);
     while (fake.hold && fake.permits == 0 && ret == 0) {
-        ret = bdrv_wait(&fake.changed, &fake.lock, INT64_MAX, blk->cancel);
+        ret = bdrv_wait(&fake.changed, &fake.lock, INT64_MAX,
+                        fake.hang ? NULL : blk->cancel);
     }
     fake.permits -= fake.permits > 0;
     if (ret == 0 && fake.error[op] && offset + bytes > fake.error_from) {

@@ -39,6 +39,7 @@ typedef struct FakeDisk {
 
     bool hold;           /* requests wait in the disk until this is false, */
     int permits;         /* or until one of so many lets them pass */
+    bool hang;           /* and nobody can tell them to give up */
     int error[FAKE_OPS]; /* errno with which they fail; 0: they do not */
     int64_t error_from;  /* but only from this offset on */
 

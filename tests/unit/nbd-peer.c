@@ -66,7 +66,7 @@ void peer_server_start(int64_t size)
 
 void peer_server_stop(void)
 {
-    nbd_server_stop();
+    nbd_server_stop(INT64_MAX, NULL);
     fake_run_management();
     ck_assert_uint_eq(nbd_conn_count(), 0);
     ck_assert_uint_eq(nbd_buffer_total(), 0);

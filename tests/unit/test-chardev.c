@@ -32,7 +32,7 @@ static void setup(void)
 
 static void teardown(void)
 {
-    monitor_stop();
+    monitor_stop(INT64_MAX);
     monitor_cleanup();
     ck_assert(!g_file_test(path, G_FILE_TEST_EXISTS));
     ck_assert_int_eq(g_rmdir(dir), 0);

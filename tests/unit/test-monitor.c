@@ -163,7 +163,7 @@ static void teardown(void)
     int i;
 
     gate_set(true);
-    monitor_stop();
+    monitor_stop(INT64_MAX);
     monitor_cleanup();
     for (i = 0; i < 4; i++) {
         ck_assert(!g_file_test(paths[i], G_FILE_TEST_EXISTS));
@@ -689,10 +689,30 @@ START_TEST(test_stop)
     ck_assert(daemon_quit_requested());
     monitor_run();
     gate_set(true);
-    monitor_stop();
+    monitor_stop(INT64_MAX);
     client_expect(c, "{\"return\": {\"n\": 0}}");
     ck_assert(client_quiet(c));
     ck_assert_int_eq(echoes, 0);
+}
+END_TEST
+
+/* What runs for too long is not waited for. */
+START_TEST(test_stop_in_time)
+{
+    g_autoptr(Client) c = client_ready(paths[0], "");
+    g_autoptr(GPtrArray) names = NULL, none = NULL;
+
+    client_send(c, "{\"execute\": \"manage\"}");
+    await_gate(1);
+    ck_assert(!monitor_stop(g_get_monotonic_time() + 1000));
+    names = monitor_running_commands();
+    ck_assert_uint_eq(names->len, 1);
+    ck_assert_str_eq(names->pdata[0], "manage");
+    gate_set(true);
+    ck_assert(monitor_stop(INT64_MAX));
+    none = monitor_running_commands();
+    ck_assert_uint_eq(none->len, 0);
+    client_expect(c, "{\"return\": {\"n\": 0}}");
 }
 END_TEST
 
@@ -714,7 +734,7 @@ START_TEST(test_management_queue)
         management_queue(management_task, &management_done);
     }
     /* The clean-up waits for it. */
-    monitor_stop();
+    monitor_stop(INT64_MAX);
     monitor_cleanup();
     ck_assert_int_eq(management_done, 200);
     monitor_init();
@@ -746,6 +766,7 @@ int main(void)
     tcase_add_test(tc, test_events);
     tcase_add_test(tc, test_events_of_threads);
     tcase_add_test(tc, test_stop);
+    tcase_add_test(tc, test_stop_in_time);
     tcase_add_test(tc, test_management_queue);
     suite_add_tcase(s, tc);
     return unit_main(s);

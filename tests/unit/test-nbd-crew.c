@@ -223,7 +223,7 @@ START_TEST(test_client_vanishes)
     fake_wait_in_flight(5);
     close(fd);
     fake_hold(false);
-    nbd_conn_wait_all();
+    nbd_conn_wait_all(INT64_MAX);
     /* Half a WRITE is none. */
     ck_assert_uint_eq(fake.count[FAKE_WRITE], 0);
 }
@@ -268,7 +268,7 @@ START_TEST(test_noise)
         }
         close(fd);
     }
-    nbd_conn_wait_all();
+    nbd_conn_wait_all(INT64_MAX);
 }
 END_TEST
 
@@ -361,7 +361,7 @@ START_TEST(test_del_safe)
     ck_assert_str_eq(fake.events, "BLOCK_EXPORT_DELETED e1\n");
 
     close(fd);
-    nbd_conn_wait_all();
+    nbd_conn_wait_all(INT64_MAX);
     ck_assert(block_export_del("e0", BLOCK_EXPORT_SAFE, NULL));
     ck_assert_str_eq(query(), "[]");
 }
@@ -411,13 +411,64 @@ START_TEST(test_stop_in_flight)
     send_reads(fd, 8, 0);
     fake_wait_in_flight(8);
     fake_hold(false);
-    nbd_server_stop();
+    nbd_server_stop(INT64_MAX, NULL);
     ck_assert_str_eq(query(), "[]");
     ck_assert_str_eq(fake.events,
                      "BLOCK_EXPORT_DELETED e0\nBLOCK_EXPORT_DELETED e1\n");
     peer_export_add("{\"type\": \"nbd\", \"id\": \"e\","
                     " \"node-name\": \"disk0\"}",
                     "NBD server not running");
+    close(fd);
+    close(early);
+}
+END_TEST
+
+/* What hangs is not waited for; it takes its export with it when it ends. */
+START_TEST(test_stop_with_hung_request)
+{
+    g_autoptr(GError) err = NULL;
+    int fd = peer_open("rw", true);
+
+    ck_assert(block_export_del("e1", BLOCK_EXPORT_SAFE, NULL));
+    fake.hang = true;
+    fake_hold(true);
+    send_reads(fd, 1, 0);
+    fake_wait_in_flight(1);
+    ck_assert(!nbd_server_stop(g_get_monotonic_time() + 1000, &err));
+    ck_assert_str_eq(err->message, "NBD server stopped, but a request of a "
+                                   "client does not end");
+    ck_assert(!nbd_server_is_running());
+    ck_assert_str_eq(fake.events, "BLOCK_EXPORT_DELETED e1\n");
+    fake_hold(false);
+    fake_wait_management();
+    ck_assert_str_eq(query(), "[]");
+    close(fd);
+}
+END_TEST
+
+/* At exit, when the graph mutex is not to be had: as far as that goes without */
+START_TEST(test_throw_out)
+{
+    int fd = peer_open("rw", true), early = peer_connect();
+    g_autoptr(GPtrArray) before = NULL, after = NULL;
+
+    fake_hold(true);
+    send_reads(fd, 8, 0);
+    fake_wait_in_flight(8);
+    before = block_export_in_use();
+    ck_assert_uint_eq(before->len, 1);
+    ck_assert_str_eq(before->pdata[0], "e0");
+    block_export_throw_out_all();
+    ck_assert(!nbd_server_is_running());
+    peer_expect_eof(fd);
+    nbd_conn_wait_all(INT64_MAX);
+    after = block_export_in_use();
+    ck_assert_uint_eq(after->len, 0);
+    ck_assert_str_eq(fake.events, "");
+    fake_run_management();
+    ck_assert_str_eq(query(), "[]");
+    /* Again, when there is nothing left. */
+    block_export_throw_out_all();
     close(fd);
     close(early);
 }
@@ -475,7 +526,7 @@ START_TEST(test_start_errors)
 
     ck_assert(!start("{'addr': {'type': 'unix', 'path': 'x'}}", &running));
     ck_assert_str_eq(running->message, "NBD server already running");
-    nbd_server_stop();
+    nbd_server_stop(INT64_MAX, NULL);
     for (guint i = 0; i < G_N_ELEMENTS(cases); i++) {
         g_autoptr(GError) err = NULL;
 
@@ -496,7 +547,7 @@ START_TEST(test_max_connections)
     char greeting[18];
     struct stat st;
 
-    nbd_server_stop();
+    nbd_server_stop(INT64_MAX, NULL);
     ck_assert(start(options, NULL));
     for (int i = 0; i < 3; i++) {
         fds[i] = connect_unix(path);
@@ -513,7 +564,7 @@ START_TEST(test_max_connections)
     }
     close(fds[1]);
     close(fds[2]);
-    nbd_server_stop();
+    nbd_server_stop(INT64_MAX, NULL);
     ck_assert_int_lt(stat(path, &st), 0);
     g_rmdir(dir);
 }
@@ -544,6 +595,8 @@ int main(void)
     tcase_add_test(exports, test_del_hard);
     tcase_add_test(exports, test_del_hard_in_flight);
     tcase_add_test(exports, test_stop_in_flight);
+    tcase_add_test(exports, test_stop_with_hung_request);
+    tcase_add_test(exports, test_throw_out);
     suite_add_tcase(s, exports);
 
     tcase_add_checked_fixture(server, setup, teardown);

@@ -63,7 +63,7 @@ START_TEST(test_client_leaves_early)
     fd = connect_fixed();
     peer_send(fd, "IHAVE", 5);
     close(fd);
-    nbd_conn_wait_all();
+    nbd_conn_wait_all(INT64_MAX);
 }
 END_TEST
 
@@ -103,7 +103,7 @@ START_TEST(test_deafness_has_an_end)
     while (send(fd, &option, sizeof(option), MSG_NOSIGNAL) > 0) {
     }
     close(fd);
-    nbd_conn_wait_all();
+    nbd_conn_wait_all(INT64_MAX);
 }
 END_TEST
 
@@ -470,7 +470,7 @@ START_TEST(test_noise)
         (void)!send(fd, noise, bytes, MSG_NOSIGNAL);
         close(fd);
     }
-    nbd_conn_wait_all();
+    nbd_conn_wait_all(INT64_MAX);
 }
 END_TEST
 
