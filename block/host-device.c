@@ -118,7 +118,8 @@ static int range_ioctl(FileState *s, unsigned long request, unsigned flag,
     return classify(s, r < 0 ? errno : 0, flag);
 }
 
-/* Write to the device what the kernel has cached of the range. */
+/* Write to the device what the kernel has cached of the range. If that fails,
+ * or failed lately, it is rule 6. */
 static int write_back(FileState *s, int64_t offset, int64_t bytes)
 {
     int r;
@@ -129,7 +130,11 @@ static int write_back(FileState *s, int64_t offset, int64_t bytes)
                                 SYNC_FILE_RANGE_WRITE |
                                 SYNC_FILE_RANGE_WAIT_AFTER);
     } while (r < 0 && errno == EINTR);
-    return r < 0 ? -errno : 0;
+    if (r < 0) {
+        r = -errno;
+        status_cache_flush_failed(s->cache);
+    }
+    return r;
 }
 
 static int write_zeroes(FileState *s, int64_t offset, int64_t bytes, int flags)

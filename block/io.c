@@ -284,8 +284,8 @@ static int write_detected_zeroes(BlockDriverState *bs, int64_t offset,
     if (bs->detect_zeroes == BDRV_DETECT_ZEROES_UNMAP) {
         flags |= BDRV_REQ_MAY_UNMAP;
     }
-    /* What is not done by a fast way is as well written from @iov. */
-    return bdrv_pwrite_zeroes(bs, offset, bytes, flags | BDRV_REQ_NO_FALLBACK);
+    /* No slower than a write, even where zeroes have to be written. */
+    return bdrv_pwrite_zeroes(bs, offset, bytes, flags);
 }
 
 int bdrv_pwritev(BlockDriverState *bs, int64_t offset, int64_t bytes,

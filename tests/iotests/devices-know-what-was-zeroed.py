@@ -103,6 +103,16 @@ class Zeroed(Device):
             self.assertEqual(client.pread(MiB, 4 * KiB), b"\x5a" * 4 * KiB)
             self.assertEqual(daemon.cache("disk")["bytes-zero"], MiB)
 
+    def test_detected_zeroes(self):
+        for mode in "on", "unmap":
+            with self.subTest(mode), \
+                    self.daemon(f",detect-zeroes={mode}") as daemon:
+                with daemon.client() as client:
+                    client.pwrite(MiB, bytes(MiB))
+                    self.assertEqual(daemon.cache("disk")["bytes-zero"], MiB)
+                    client.pwrite(MiB, bytes(MiB - 1) + b"x")
+                    self.assertEqual(daemon.cache("disk")["bytes-zero"], 0)
+
     def test_stock_reads_the_same(self):
         """All alignments, buffered and direct"""
         for direct in "off", "on":

@@ -27,7 +27,7 @@ typedef struct Fault {
     void (*hook)(void); /* called once, before the system call */
 } Fault;
 
-static Fault on_zeroout, on_discard, on_punch;
+static Fault on_zeroout, on_discard, on_punch, on_sync_range;
 
 static bool fails(Fault *f)
 {
@@ -67,6 +67,16 @@ int __wrap_fallocate64(int fd, int mode, off_t offset, off_t bytes)
 {
     g_assert(mode == (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE));
     return fails(&on_punch) ? -1 : __real_fallocate64(fd, mode, offset, bytes);
+}
+
+int __real_sync_file_range(int fd, off_t offset, off_t bytes, unsigned flags);
+int __wrap_sync_file_range(int fd, off_t offset, off_t bytes, unsigned flags);
+
+int __wrap_sync_file_range(int fd, off_t offset, off_t bytes, unsigned flags)
+{
+    return fails(&on_sync_range)
+               ? -1
+               : __real_sync_file_range(fd, offset, bytes, flags);
 }
 
 /* Each test runs in a process of its own, so no fault outlives it. */
@@ -422,6 +432,19 @@ START_TEST(test_zero_write_fails)
 }
 END_TEST
 
+/* What could not be written back may be anywhere. */
+START_TEST(test_write_back_fails)
+{
+    node = open_node("n", "");
+    ck_assert_int_eq(bdrv_pwrite_zeroes(node, 0, 8192, 0), 0);
+    on_sync_range.err = EIO;
+    ck_assert_int_eq(bdrv_pwrite_zeroes(node, 65536, 8192, 0), -EIO);
+    ck_assert_int_eq(on_zeroout.calls, 1);
+    ASSERT_KNOWN(node, 0, UNKNOWN);
+    ASSERT_KNOWN(node, 65536, UNKNOWN);
+}
+END_TEST
+
 /* The kernel drops cached pages before it finds out that the device cannot. */
 static char in_file;
 
@@ -769,6 +792,7 @@ static void add_device_tests(TCase *tc)
     tcase_add_test(tc, test_fast_zero);
     tcase_add_loop_test(tc, test_plain_zeroes, 0, 5);
     tcase_add_test(tc, test_zero_write_fails);
+    tcase_add_test(tc, test_write_back_fails);
     tcase_add_loop_test(tc, test_refusal_loses_nothing, 0, 2);
     tcase_add_test(tc, test_zero_write_while_claimed);
     tcase_add_test(tc, test_write_during_zero_write);
