@@ -38,7 +38,7 @@ bool disk_id_equal(const DiskId *a, const DiskId *b)
 static bool ask_loop_device(const char *name, dev_t dev, DiskId *backing)
 {
     g_autofree char *node = g_strconcat("/dev/", name, NULL);
-    struct loop_info64 info;
+    struct loop_info64 info = { 0 };
     struct stat st;
     int fd = open(node, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
     bool ok;

@@ -17,11 +17,12 @@
  * The kernel splits requests into what the device takes, so the device's own
  * limits of transfers and discards are of no interest here. It throws the pages
  * of a range out of its cache before it zeroes or discards the range, and keeps
- * readers out meanwhile, but not buffered writers: who writes one half of a page
- * while the other half is zeroed brings the old contents of that half back into
- * the cache. So only whole pages are zeroed this way. And it throws them out
- * before it finds out whether the device can: so what they hold is written to
- * the device first, or a refusal that "changes nothing" would lose it.
+ * readers out meanwhile (since Linux 5.16), and buffered writers (since 6.15;
+ * inode_lock() in blk_ioctl_zeroout()). Before that, who writes one half of a page
+ * while the other half is zeroed may bring the old contents of that half back into
+ * the cache: so only whole pages are zeroed this way. And it throws them out before
+ * it finds out whether the device can: so what they hold is written to the device
+ * first, or a refusal that "changes nothing" would lose it.
  */
 #include <errno.h>
 #include <fcntl.h>

@@ -111,10 +111,11 @@ static void teardown(void)
     bdrv_close_all();
     if (loop) {
         loop_device_free(loop);
+        loop = NULL;
     }
     g_remove(file);
-    g_free(file);
-    g_free(path);
+    g_clear_pointer(&file, g_free);
+    g_clear_pointer(&path, g_free);
 }
 
 static StatusCacheMode mode(BlockDriverState *bs)
