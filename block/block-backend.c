@@ -91,12 +91,19 @@ static void gate_leave(BlockBackend *blk)
     mutex_unlock(&blk->gate_lock);
 }
 
+/* Nobody shall wait for requests inside that wait to let others go first. */
 void blk_gate_close(BlockBackend *blk)
 {
-    MUTEX_GUARD(&blk->gate_lock);
+    bool first;
 
-    if (blk->gate_closed++ == 0) {
+    mutex_lock(&blk->gate_lock);
+    first = blk->gate_closed++ == 0;
+    if (first) {
         g_atomic_int_or(&blk->gate_state, GATE_CLOSED);
+    }
+    mutex_unlock(&blk->gate_lock);
+    if (first) {
+        bdrv_hurry_begin(blk->cancel);
     }
 }
 
@@ -121,6 +128,7 @@ void blk_gate_open(BlockBackend *blk)
 
     g_assert(blk->gate_closed > 0);
     if (--blk->gate_closed == 0) {
+        bdrv_hurry_end(blk->cancel);
         g_atomic_int_and(&blk->gate_state, ~GATE_CLOSED);
         cond_broadcast(&blk->gate_opened);
     }

@@ -2,12 +2,13 @@
 /*
  * Waits that somebody else can put an end to.
  *
- * A waiter comes with a mutex of its own, and bdrv_cancel() has to take that
- * mutex before it broadcasts, or the wake-up could fall between the waiter's
+ * A waiter comes with a mutex of its own, and bdrv_cancel() (as well as
+ * bdrv_hurry_begin(), below as above) has to take that mutex before it broadcasts, or the wake-up could fall between the waiter's
  * last look and its sleep. The waiter takes the token's lock inside its mutex
  * (to enter itself in the list), so the canceller cannot take them in the other
  * order: it pins the entry, lets go of the token's lock and only then takes the
- * waiter's mutex. A pinned waiter does not return from bdrv_wait(), which keeps
+ * waiter's mutex. Each waiter that was there is told once: those that come
+ * later, or that have been told by somebody later, have seen the news. A pinned waiter does not return from bdrv_wait(), which keeps
  * its mutex and condition alive; it lets go of its mutex while it waits for
  * the pin to go, so that the canceller gets it.
  */
@@ -18,13 +19,15 @@ struct Waiter {
     Waiter *prev, *next;
     Cond *cond;
     Mutex *mutex;
-    bool told;   /* by bdrv_cancel() */
-    bool pinned; /* the canceller uses cond and mutex */
+    unsigned told; /* the latest news it has got */
+    unsigned pins; /* how many cancellers use cond and mutex */
 };
 
 struct BdrvCancel {
     int refcnt;    /* atomic */
     int cancelled; /* atomic; set under lock */
+    int hurry;     /* the same */
+    unsigned news; /* lock: counts the changes of these two to be told */
     Mutex lock;
     Cond unpinned;
     Waiter *waiters; /* lock, and what is in them */
@@ -57,25 +60,25 @@ void bdrv_cancel_unref(BdrvCancel *cancel)
     g_free(cancel);
 }
 
-static Waiter *next_untold(BdrvCancel *cancel)
+static Waiter *next_untold(BdrvCancel *cancel, unsigned news)
 {
     Waiter *w = cancel->waiters;
 
-    while (w && w->told) {
+    while (w && w->told >= news) {
         w = w->next;
     }
     return w;
 }
 
-void bdrv_cancel(BdrvCancel *cancel)
+/* Lock held; it is released in between. */
+static void tell_waiters(BdrvCancel *cancel)
 {
+    unsigned news = ++cancel->news;
     Waiter *w;
 
-    mutex_lock(&cancel->lock);
-    g_atomic_int_set(&cancel->cancelled, 1);
-    while ((w = next_untold(cancel))) {
-        w->told = true;
-        w->pinned = true;
+    while ((w = next_untold(cancel, news))) {
+        w->told = news;
+        w->pins++;
         mutex_unlock(&cancel->lock);
 
         mutex_lock(w->mutex);
@@ -83,10 +86,33 @@ void bdrv_cancel(BdrvCancel *cancel)
         mutex_unlock(w->mutex);
 
         mutex_lock(&cancel->lock);
-        w->pinned = false;
+        w->pins--;
         cond_broadcast(&cancel->unpinned);
     }
-    mutex_unlock(&cancel->lock);
+}
+
+void bdrv_cancel(BdrvCancel *cancel)
+{
+    MUTEX_GUARD(&cancel->lock);
+
+    g_atomic_int_set(&cancel->cancelled, 1);
+    tell_waiters(cancel);
+}
+
+void bdrv_hurry_begin(BdrvCancel *cancel)
+{
+    MUTEX_GUARD(&cancel->lock);
+
+    g_assert(!cancel->hurry);
+    g_atomic_int_set(&cancel->hurry, 1);
+    tell_waiters(cancel);
+}
+
+void bdrv_hurry_end(BdrvCancel *cancel)
+{
+    MUTEX_GUARD(&cancel->lock);
+
+    g_atomic_int_set(&cancel->hurry, 0);
 }
 
 bool bdrv_cancelled(BdrvCancel *cancel)
@@ -94,19 +120,32 @@ bool bdrv_cancelled(BdrvCancel *cancel)
     return g_atomic_int_get(&cancel->cancelled);
 }
 
-static bool waiter_enter(BdrvCancel *cancel, Waiter *w)
+/* What puts an end to a wait, whether it is for a turn or not; or 0 */
+static int verdict(BdrvCancel *cancel, bool for_turn)
 {
+    if (bdrv_cancelled(cancel)) {
+        return -ECANCELED;
+    }
+    return for_turn && g_atomic_int_get(&cancel->hurry) ? -EAGAIN : 0;
+}
+
+static int waiter_enter(BdrvCancel *cancel, Waiter *w, bool for_turn)
+{
+    int ret;
+
     MUTEX_GUARD(&cancel->lock);
 
-    if (bdrv_cancelled(cancel)) {
-        return false;
+    ret = verdict(cancel, for_turn);
+    if (ret < 0) {
+        return ret;
     }
+    w->told = cancel->news;
     w->next = cancel->waiters;
     if (w->next) {
         w->next->prev = w;
     }
     cancel->waiters = w;
-    return true;
+    return 0;
 }
 
 /* w->mutex is held on entry and on return, but perhaps not in between. */
@@ -115,7 +154,7 @@ static void waiter_leave(BdrvCancel *cancel, Waiter *w)
     bool unlocked = false;
 
     mutex_lock(&cancel->lock);
-    while (w->pinned) {
+    while (w->pins > 0) {
         if (!unlocked) {
             mutex_unlock(w->mutex);
             unlocked = true;
@@ -136,21 +175,33 @@ static void waiter_leave(BdrvCancel *cancel, Waiter *w)
     }
 }
 
-int bdrv_wait(Cond *cond, Mutex *mutex, int64_t deadline_us, BdrvCancel *cancel)
+static int wait_for(Cond *cond, Mutex *mutex, int64_t deadline_us,
+                    BdrvCancel *cancel, bool for_turn)
 {
     Waiter w = { .cond = cond, .mutex = mutex };
     bool in_time;
+    int ret;
 
     if (!cancel) {
         return cond_wait_until(cond, mutex, deadline_us) ? 0 : -ETIMEDOUT;
     }
-    if (!waiter_enter(cancel, &w)) {
-        return -ECANCELED;
+    ret = waiter_enter(cancel, &w, for_turn);
+    if (ret < 0) {
+        return ret;
     }
     in_time = cond_wait_until(cond, mutex, deadline_us);
     waiter_leave(cancel, &w);
-    if (bdrv_cancelled(cancel)) {
-        return -ECANCELED;
-    }
-    return in_time ? 0 : -ETIMEDOUT;
+    ret = verdict(cancel, for_turn);
+    return ret == 0 && !in_time ? -ETIMEDOUT : ret;
+}
+
+int bdrv_wait(Cond *cond, Mutex *mutex, int64_t deadline_us, BdrvCancel *cancel)
+{
+    return wait_for(cond, mutex, deadline_us, cancel, false);
+}
+
+int bdrv_wait_turn(Cond *cond, Mutex *mutex, int64_t deadline_us,
+                   BdrvCancel *cancel)
+{
+    return wait_for(cond, mutex, deadline_us, cancel, true);
 }

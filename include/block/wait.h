@@ -31,4 +31,18 @@ bool bdrv_cancelled(BdrvCancel *cancel);
 int bdrv_wait(Cond *cond, Mutex *mutex, int64_t deadline_us,
               BdrvCancel *cancel);
 
+/*
+ * The same for those who wait only to let others go first, as throttled
+ * requests do: -EAGAIN, too, when somebody waits for them to get done.
+ */
+int bdrv_wait_turn(Cond *cond, Mutex *mutex, int64_t deadline_us,
+                   BdrvCancel *cancel);
+/*
+ * In between, bdrv_wait_turn() with @cancel does not wait. The pair does not
+ * nest. Any thread; the caller of the first holds none of the mutexes that are
+ * waited with.
+ */
+void bdrv_hurry_begin(BdrvCancel *cancel);
+void bdrv_hurry_end(BdrvCancel *cancel);
+
 #endif

@@ -11,7 +11,8 @@ typedef struct Room {
     BdrvCancel *cancel;
     int inside; /* lock: threads that are in bdrv_wait(), or about to be */
     bool open;  /* lock: what they wait for */
-    int woken, cancelled;
+    bool turn;  /* they only wait to let others go first */
+    int woken, cancelled, hurried;
 } Room;
 
 static void room_init(Room *room, BdrvCancel *cancel)
@@ -35,11 +36,17 @@ static void *visitor(void *opaque)
     mutex_lock(&room->lock);
     room->inside++;
     while (ret == 0 && !room->open) {
-        ret = bdrv_wait(&room->cond, &room->lock, INT64_MAX, room->cancel);
+        int (*wait)(Cond *, Mutex *, int64_t, BdrvCancel *) =
+            room->turn ? bdrv_wait_turn : bdrv_wait;
+
+        ret = wait(&room->cond, &room->lock, INT64_MAX, room->cancel);
     }
     room->inside--;
     if (ret == 0) {
         room->woken++;
+    } else if (ret == -EAGAIN) {
+        ck_assert(room->turn);
+        room->hurried++;
     } else {
         ck_assert_int_eq(ret, -ECANCELED);
         room->cancelled++;
@@ -147,6 +154,113 @@ START_TEST(test_woken)
 }
 END_TEST
 
+/* Who waits for a turn goes on, all others wait again; and so several times. */
+START_TEST(test_hurry)
+{
+    BdrvCancel *cancel = bdrv_cancel_new();
+    pthread_t threads[2][N];
+    Room rooms[2];
+    int round, i, j;
+
+    room_init(&rooms[0], cancel);
+    room_init(&rooms[1], cancel);
+    rooms[1].turn = true;
+    for (j = 0; j < N; j++) {
+        pthread_create(&threads[0][j], NULL, visitor, &rooms[0]);
+    }
+    wait_for_inside(&rooms[0], N);
+    for (round = 1; round <= 3; round++) {
+        for (j = 0; j < N; j++) {
+            pthread_create(&threads[1][j], NULL, visitor, &rooms[1]);
+        }
+        wait_for_inside(&rooms[1], N);
+        bdrv_hurry_begin(cancel);
+        for (j = 0; j < N; j++) {
+            pthread_join(threads[1][j], NULL);
+        }
+        ck_assert_int_eq(rooms[1].hurried, round * N);
+
+        /* It holds on until the end. */
+        mutex_lock(&rooms[1].lock);
+        ck_assert_int_eq(
+            bdrv_wait_turn(&rooms[1].cond, &rooms[1].lock, INT64_MAX, cancel),
+            -EAGAIN);
+        mutex_unlock(&rooms[1].lock);
+        bdrv_hurry_end(cancel);
+        mutex_lock(&rooms[1].lock);
+        ck_assert_int_eq(
+            bdrv_wait_turn(&rooms[1].cond, &rooms[1].lock, 0, cancel),
+            -ETIMEDOUT);
+        mutex_unlock(&rooms[1].lock);
+        wait_for_inside(&rooms[0], N);
+    }
+    /* Those that were told to hurry can still be told that it is over. */
+    bdrv_hurry_begin(cancel);
+    bdrv_cancel(cancel);
+    mutex_lock(&rooms[1].lock);
+    ck_assert_int_eq(
+        bdrv_wait_turn(&rooms[1].cond, &rooms[1].lock, INT64_MAX, cancel),
+        -ECANCELED);
+    mutex_unlock(&rooms[1].lock);
+    bdrv_hurry_end(cancel);
+    for (j = 0; j < N; j++) {
+        pthread_join(threads[0][j], NULL);
+    }
+    ck_assert_int_eq(rooms[0].cancelled, N);
+    ck_assert_int_eq(rooms[0].hurried, 0);
+    for (i = 0; i < 2; i++) {
+        room_destroy(&rooms[i]);
+    }
+    bdrv_cancel_unref(cancel);
+}
+END_TEST
+
+static void *hurrier(void *opaque)
+{
+    int i;
+
+    for (i = 0; i < 20; i++) {
+        bdrv_hurry_begin(opaque);
+        bdrv_hurry_end(opaque);
+    }
+    return NULL;
+}
+
+/* Several tell the same waiters at the same time. */
+START_TEST(test_hurry_and_cancel)
+{
+    int round;
+
+    for (round = 0; round < 500; round++) {
+        BdrvCancel *cancel = bdrv_cancel_new();
+        pthread_t threads[4];
+        pthread_t hurry;
+        Room *rooms = g_new(Room, 2);
+        int i;
+
+        for (i = 0; i < 2; i++) {
+            room_init(&rooms[i], cancel);
+            rooms[i].turn = i == 1;
+        }
+        for (i = 0; i < 4; i++) {
+            pthread_create(&threads[i], NULL, visitor, &rooms[i % 2]);
+        }
+        pthread_create(&hurry, NULL, hurrier, cancel);
+        bdrv_cancel(cancel);
+        for (i = 0; i < 4; i++) {
+            pthread_join(threads[i], NULL);
+        }
+        pthread_join(hurry, NULL);
+        ck_assert_int_eq(rooms[0].cancelled, 2);
+        ck_assert_int_eq(rooms[1].cancelled + rooms[1].hurried, 2);
+        room_destroy(&rooms[0]);
+        room_destroy(&rooms[1]);
+        g_free(rooms);
+        bdrv_cancel_unref(cancel);
+    }
+}
+END_TEST
+
 static void *opener(void *opaque)
 {
     open_room(opaque);
@@ -196,6 +310,8 @@ int main(void)
     tcase_add_test(tc, test_deadline);
     tcase_add_test(tc, test_cancel);
     tcase_add_test(tc, test_woken);
+    tcase_add_test(tc, test_hurry);
+    tcase_add_test(tc, test_hurry_and_cancel);
     tcase_add_test(tc, test_race);
     suite_add_tcase(s, tc);
     return unit_main(s);
