@@ -12,7 +12,8 @@
     D(bdrv_file, "file")                                                       \
     D(bdrv_host_device, "host_device")                                         \
     D(bdrv_null_co, "null-co")                                                 \
-    D(bdrv_raw, "raw")
+    D(bdrv_raw, "raw")                                                         \
+    D(bdrv_throttle, "throttle")
 
 #define DECLARE_DRIVER(driver, name) extern const BlockDriver driver;
 #define DRIVER_POINTER(driver, name) &driver,

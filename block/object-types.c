@@ -7,10 +7,13 @@
 
 #include <string.h>
 
+#include "block/throttle-group.h"
 #include "util/secret.h"
 
 /* One line a type: the table and the name */
-#define OBJECT_TYPES(T) T(secret_object, "secret")
+#define OBJECT_TYPES(T)                                                        \
+    T(secret_object, "secret")                                                 \
+    T(throttle_group_object, "throttle-group")
 
 #define TYPE_POINTER(type, name) &type,
 #define TYPE_NAME(type, name) name,

@@ -88,7 +88,8 @@ static char *options_filename(GPtrArray *chain)
 
 /*
  * What lies on a file has its name, as long as nothing is added by what lies
- * between. @chain: from the node in question to @image's, without filters
+ * between. @chain: from the node in question to @image's, without filters that
+ * have nothing to say
  */
 static char *filename(GPtrArray *chain, JsonObject *image)
 {
@@ -142,7 +143,8 @@ JsonObject *qmp_image_info(BlockDriverState *bs)
     for (i = 0; i < chain->len; i++) {
         BlockDriverState *node = chain->pdata[i];
 
-        if (node->drv->kind != BLOCK_DRIVER_FILTER || node == last) {
+        if (node->drv->kind != BLOCK_DRIVER_FILTER || has_own_options(node) ||
+            node == last) {
             g_ptr_array_add(names, node);
         }
     }

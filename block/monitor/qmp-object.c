@@ -70,9 +70,9 @@ const QmpCommand qmp_object_commands[] = {
         .thread = QMP_MANAGEMENT,
         .args = &object_options_type,
         .doc = "Create an object.",
-        .example = "{\"qom-type\": \"secret\", \"id\": \"secret0\","
-                   " \"file\": \"/etc/seekless/key\","
-                   " \"format\": \"base64\"}",
+        .example = "{\"qom-type\": \"throttle-group\", \"id\": \"group0\","
+                   " \"limits\": {\"iops-total\": 2000,"
+                   " \"iops-total-max\": 10000}}",
         .errors = "The id is taken or not well-formed; the options "
                   "contradict each other; a file cannot be read.",
         .handler = qmp_object_add,
@@ -82,7 +82,7 @@ const QmpCommand qmp_object_commands[] = {
         .thread = QMP_MANAGEMENT,
         .args = &object_del_type,
         .doc = "Delete an object. Refused while anybody uses it.",
-        .example = "{\"id\": \"secret0\"}",
+        .example = "{\"id\": \"group0\"}",
         .errors = "There is no such object; somebody uses it.",
         .handler = qmp_object_del,
     },
@@ -93,7 +93,7 @@ const QmpCommand qmp_object_commands[] = {
         .ret = &schema_any,
         .doc = "Show a property of an object: \"type\", or what object-add "
                "was told, but for what is secret.",
-        .example = "{\"path\": \"secret0\", \"property\": \"format\"}",
+        .example = "{\"path\": \"group0\", \"property\": \"limits\"}",
         .errors = "There is no such object (DeviceNotFound); it has no such "
                   "property, or none that can be read.",
         .handler = qmp_qom_get,
@@ -103,8 +103,8 @@ const QmpCommand qmp_object_commands[] = {
         .thread = QMP_MAIN,
         .args = &qom_set_type,
         .doc = "Change a property of an object.",
-        .example = "{\"path\": \"secret0\", \"property\": \"format\","
-                   " \"value\": \"raw\"}",
+        .example = "{\"path\": \"group0\", \"property\": \"limits\","
+                   " \"value\": {\"bps-total\": 104857600}}",
         .errors = "There is no such object (DeviceNotFound); it has no such "
                   "property, or none that can be changed; the value is not "
                   "allowed.",

@@ -137,7 +137,8 @@ static const SchemaType dirty_info_list_type = {
 static const SchemaType device_info_type = {
     .name = "BlockDeviceInfo",
     .kind = SCHEMA_OBJECT,
-    .doc = "A node. Throttling is done by others: the limits are always 0.",
+    .doc = "A node. Throttling is done by nodes of driver \"throttle\": the "
+           "limits here are always 0.",
     .members =
         (const SchemaMember[]){
             { "file", &schema_str, .doc = "As \"filename\" of \"image\"." },

@@ -233,6 +233,10 @@ class NBD:
             raise OSError(code, message or os.strerror(code))
         return result
 
+    def replied(self, cookie):
+        """Whether the whole reply has already been received"""
+        return cookie in self._replies and self._replies[cookie].done
+
     def _receive_chunk(self):
         (magic,) = struct.unpack(">I", self.receive(4))
         if self.extended:

@@ -114,6 +114,10 @@ class Objects(unittest.TestCase):
             text = run(program, "--object", "help").stdout
             self.assertIn("\n  secret\n", text)
             self.assertEqual(run(program, "--object", "?").stdout, text)
+            self.assertIn("\n  throttle-group\n", text)
+            text = run(program, "--object", "throttle-group,help").stdout
+            self.assertIn("\n  limits=<ThrottleLimits>\n", text)
+            self.assertIn("\n  x-iops-total-max=<int>\n", text)
             text = run(program, "--object", "secret,help").stdout
             self.assertIn("\n  file=<string>\n", text)
 
