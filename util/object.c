@@ -112,14 +112,18 @@ bool object_del(const char *id, GError **errp)
 
 void object_del_all(void)
 {
-    mutex_lock(&objects_lock);
-    while (objects) {
-        Object *o = objects->pdata[objects->len - 1];
+    guint i;
 
-        forget(o);
-        destroy(o);
+    MUTEX_GUARD(&objects_lock);
+
+    for (i = objects ? objects->len : 0; i-- > 0;) {
+        Object *o = objects->pdata[i];
+
+        if (o->users == 0) {
+            forget(o);
+            destroy(o);
+        }
     }
-    mutex_unlock(&objects_lock);
 }
 
 void *object_use(const ObjectType *type, const char *id)

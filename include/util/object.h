@@ -41,7 +41,7 @@ bool object_add(const ObjectType *type, const char *id, JsonObject *options,
                 GError **errp);
 /* Fails if there is no such object, or somebody uses it. */
 bool object_del(const char *id, GError **errp);
-/* At exit: nobody uses any of them any more. */
+/* At exit: all but those that somebody still uses */
 void object_del_all(void);
 
 /*

@@ -127,6 +127,9 @@ START_TEST(test_use)
     object_release(thing);
     ck_assert(!object_del("t0", &err));
     says(&err, "'t0' is in use");
+    ck_assert(add(&thing_type, "t1", 5, &err));
+    object_del_all();
+    ck_assert_int_eq(alive, 1);
     object_release(thing);
     ck_assert(object_del("t0", &err));
 }
