@@ -62,14 +62,17 @@ class End(unittest.TestCase):
     def daemon(self):
         image = disk.written(path("image"), MiB)
         other = disk.written(path("other"), MiB)
-        # The process ends while it is traced: leaks cannot be looked for.
-        options = os.environ.get("ASAN_OPTIONS", "") + ":detect_leaks=0"
+        # It ends while it is traced, with memory and threads left behind:
+        # sanitizers cannot look for leaks, or would find them.
+        quiet = {name: os.environ.get(name, "") + option for name, option in (
+            ("ASAN_OPTIONS", ":detect_leaks=0"),
+            ("TSAN_OPTIONS", ":report_thread_leaks=0"))}
         daemon = disk.DiskDaemon(
             image, program=iotests.IMPATIENT_DAEMON,
             extra=("--pidfile", path("pid"), "--chardev",
                    f"socket,id=m,path={path('monitor')},server=on,wait=off",
                    "--monitor", "m"),
-            env={**os.environ, "ASAN_OPTIONS": options})
+            env={**os.environ, **quiet})
         self.addCleanup(daemon.kill)
         daemon.add_node("other", other)
         daemon.cmd("block-export-add", type="nbd", id="export2",
