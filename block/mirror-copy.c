@@ -148,12 +148,10 @@ static void finish(MirrorJob *s, MirrorWorker *w, int ret, bool is_read)
     int64_t left;
 
     if (ret < 0) {
+        mirror_op_failed(s, &w->op, is_read, ret);
         mirror_unclaim(s, &w->op, 0);
-        if (s->ret == 0) {
-            s->ret = ret;
-            job_error_action(s->job, JOB_ON_ERROR_REPORT, is_read, ret);
-        }
     } else {
+        mirror_op_succeeded(s, &w->op);
         s->in_flight_bytes -= done;
         job_progress_update(s->job, done);
     }
@@ -164,7 +162,7 @@ static void finish(MirrorJob *s, MirrorWorker *w, int ret, bool is_read)
         job_set_busy(s->job, false);
         cond_broadcast(&s->quiet);
     }
-    if (s->ret < 0 || left <= s->kick_at) {
+    if (ret < 0 || left <= s->kick_at) {
         job_kick(s->job);
         cond_broadcast(&s->quiet);
     }
@@ -213,6 +211,7 @@ void mirror_copy_init(MirrorJob *s)
     cond_init(&s->quiet);
     s->kick_at = -1;
     s->target_zero = sparse_bitmap_new(mirror_granules(s, s->length));
+    s->failed = sparse_bitmap_new(mirror_granules(s, s->length));
     bdrv_dirty_bitmap_set_notify(s->source_bs, s->dirty, mirror_source_marked,
                                  s);
 }
@@ -226,6 +225,7 @@ void mirror_copy_destroy(MirrorJob *s)
         free(s->workers[i].buf);
     }
     sparse_bitmap_free(s->target_zero);
+    sparse_bitmap_free(s->failed);
     cond_destroy(&s->pickers);
     cond_destroy(&s->picker);
     cond_destroy(&s->quiet);
@@ -290,7 +290,7 @@ void mirror_release(MirrorJob *s)
 {
     MUTEX_GUARD(&s->lock);
 
-    s->hold = false;
+    s->hold = s->stopped = false;
     cond_broadcast(&s->pickers);
 }
 
@@ -315,11 +315,13 @@ int mirror_copy_rest(MirrorJob *s)
     int ret;
 
     mutex_lock(&s->lock);
-    s->drained = true;
-    s->gather = false;
-    s->hold = false;
-    cond_broadcast(&s->pickers);
-    while (s->ret == 0 && remaining(s) > 0) {
+    if (!mirror_has_failed(s)) {
+        s->drained = true;
+        s->gather = false;
+        s->hold = false;
+        cond_broadcast(&s->pickers);
+    }
+    while (s->ret == 0 && !mirror_has_failed(s) && remaining(s) > 0) {
         cond_wait(&s->quiet, &s->lock);
     }
     mutex_unlock(&s->lock);
@@ -327,7 +329,7 @@ int mirror_copy_rest(MirrorJob *s)
     mirror_hold(s, INT64_MAX);
     mutex_lock(&s->lock);
     s->drained = false;
-    ret = s->ret;
+    ret = s->ret == 0 && mirror_has_failed(s) ? JOB_AGAIN : s->ret;
     mutex_unlock(&s->lock);
     return ret;
 }
@@ -343,5 +345,7 @@ void mirror_watch(MirrorJob *s, int64_t kick_at, bool gather,
     cond_signal(&s->picker);
     state->remaining = remaining(s);
     state->rounds = s->rounds;
+    state->failed = mirror_has_failed(s);
+    state->stopped = s->stopped;
     state->ret = s->ret;
 }

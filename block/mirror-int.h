@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* What mirror.c (the job), mirror-copy.c (its workers) and mirror-pick.c share */
+/* What mirror.c (the job), mirror-copy.c (its workers), mirror-pick.c and
+ * mirror-error.c share */
 #ifndef BLOCK_MIRROR_INT_H
 #define BLOCK_MIRROR_INT_H
 
@@ -26,12 +27,15 @@ typedef struct MirrorOp {
  * before it: 1 s, wait 1 s, 1 s, wait 2 s, 1 s, wait 4 s, 2 s, wait 8 s, ...,
  * 10 s, wait 30 s. So guests whose requests take long are waited for, in the
  * end, and those that stand behind one that hangs do so for a fourth of the
- * time at most. Microseconds; only tests change them.
+ * time at most.
+ * After an error that is ignored nothing is tried for error_wait.
+ * Microseconds; only tests change them.
  */
 typedef struct MirrorLimits {
     int64_t start_drain; /* the start's: it has no next */
     int64_t min_drain, max_drain;
     int64_t min_backoff, max_backoff;
+    int64_t error_wait;
 } MirrorLimits;
 extern MirrorLimits mirror_limits;
 
@@ -54,6 +58,7 @@ struct MirrorJob {
     int64_t granularity;
     int64_t buf_size;  /* of all workers */
     int64_t buf_bytes; /* of one */
+    JobErrorPolicy on_source_error, on_target_error;
 
     MirrorWorker workers[MIRROR_MAX_WORKERS];
     unsigned n_workers, n_started;
@@ -66,18 +71,21 @@ struct MirrorJob {
     /* lock */
     bool picking; /* somebody's turn */
     bool hold;    /* pick nothing */
+    bool stopped; /* the hold is for an error; the coordinator is to rest */
     bool quit;
     bool drained; /* the source is, by us */
     bool gather;  /* let marks gather before they are copied */
     int starving; /* atomic too: the picker waits for marks */
     int64_t gather_until_us;
+    int64_t pick_us; /* pick nothing before: an error was ignored */
     int64_t
         kick_at; /* remaining bytes from which on the job is kicked; or -1 */
     int64_t cursor;
     uint64_t rounds;
     unsigned in_flight;
     int64_t in_flight_bytes;
-    int ret; /* the first error */
+    int ret;              /* the first error that is reported */
+    SparseBitmap *failed; /* granules; and they have not been copied since */
     /* Granules of the target that read as zeroes */
     SparseBitmap *target_zero;
 
@@ -92,6 +100,8 @@ struct MirrorJob {
 typedef struct MirrorState {
     int64_t remaining; /* bytes dirty or in flight */
     uint64_t rounds;   /* how often the disk was gone through, so far */
+    bool failed;       /* something did, and has not been copied since */
+    bool stopped;      /* on hold because of that */
     int ret;
 } MirrorState;
 
@@ -114,10 +124,11 @@ bool mirror_hold(MirrorJob *s, int64_t deadline_us);
 void mirror_release(MirrorJob *s);
 /* Holds, and ends the threads. */
 void mirror_stop_workers(MirrorJob *s);
-/* With the source drained, the workers on hold: copy all that is dirty. */
+/* With the source drained, the workers on hold: copy all that is dirty. 0,
+ * -errno, or JOB_AGAIN: something failed and is to be tried again. */
 int mirror_copy_rest(MirrorJob *s);
-/* Kick the job when @remaining bytes are left or fewer (-1: never), or on
- * error; look at the state at once. */
+/* Kick the job when @remaining bytes are left or fewer (-1: never), or if it
+ * fails or is stopped by an error; look at the state at once. */
 void mirror_watch(MirrorJob *s, int64_t remaining, bool gather,
                   MirrorState *state);
 
@@ -134,6 +145,16 @@ bool mirror_pick(MirrorJob *s, MirrorWorker *w);
 void mirror_unclaim(MirrorJob *s, MirrorOp *op, int64_t keep);
 /* @opaque: a MirrorJob. The guests have written to its source. */
 void mirror_source_marked(void *opaque);
+
+/* ---- mirror-error.c ----------------------------------------------------- */
+
+/* What was to be copied was not, with @ret; or it was. Lock held. */
+void mirror_op_failed(MirrorJob *s, const MirrorOp *op, bool is_read, int ret);
+void mirror_op_succeeded(MirrorJob *s, const MirrorOp *op);
+/* Is anything left that failed? Lock held. */
+bool mirror_has_failed(MirrorJob *s);
+/* 0, -errno, or JOB_AGAIN: it failed and is to be tried again. */
+int mirror_flush_target(MirrorJob *s);
 
 /* ---- mirror-top.c ------------------------------------------------------- */
 

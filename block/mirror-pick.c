@@ -239,6 +239,9 @@ static bool wait_for_work(MirrorJob *s, MirrorOp *op, int64_t *max)
         int64_t now = g_get_monotonic_time();
         int64_t until = s->gather ? s->gather_until_us : 0;
 
+        if (!s->drained) {
+            until = MAX(until, s->pick_us);
+        }
         if (delay > 0 && !s->drained) {
             until = MAX(until, now + delay);
         }

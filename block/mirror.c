@@ -20,6 +20,8 @@
  * that. A job that was cancelled or failed goes the same way to take its filter
  * out: where a request hangs it is ABORTING, and its nodes are in use, until
  * that request has ended.
+ *
+ * What errors do to all that stands in mirror-error.c.
  */
 #include "block/mirror.h"
 
@@ -35,6 +37,7 @@ MirrorLimits mirror_limits = {
     .max_drain = 10 * G_USEC_PER_SEC,
     .min_backoff = 1 * G_USEC_PER_SEC,
     .max_backoff = 30 * G_USEC_PER_SEC,
+    .error_wait = G_USEC_PER_SEC / 10,
 };
 
 /* Of buf-size and of what one worker gets of it */
@@ -43,34 +46,36 @@ MirrorLimits mirror_limits = {
 
 /* ---- the coordinator ---------------------------------------------------- */
 
-static int flush_target(MirrorJob *s)
+/* When to try again what has just failed */
+static int64_t error_retry_us(void)
 {
-    int ret = blk_flush(s->target);
-
-    if (ret < 0) {
-        job_error_action(s->job, JOB_ON_ERROR_REPORT, false, ret);
-    }
-    return ret;
+    return g_get_monotonic_time() + mirror_limits.error_wait;
 }
 
 /* So little is left that the next step is worth taking. */
 static int take_step(MirrorJob *s, bool *done, int64_t *deadline_us)
 {
-    int ret = 0;
+    int ret;
 
-    if (!s->ready || !s->flushed) {
-        ret = flush_target(s);
-        s->flushed = s->ready;
-        if (ret == 0 && !s->ready) {
-            s->ready = true;
-            job_set_ready(s->job);
-        }
-        /* Guests have not waited for it: look again. */
-        *deadline_us = 0;
-    } else if (g_get_monotonic_time() < s->retry_us) {
+    if (g_get_monotonic_time() < s->retry_us) {
         *deadline_us = s->retry_us;
-    } else {
+        return 0;
+    }
+    if (s->ready && s->flushed) {
         *done = job_may_finalize(s->job);
+        return 0;
+    }
+    ret = mirror_flush_target(s);
+    /* Guests have not waited for it: look again. */
+    *deadline_us = 0;
+    if (ret == JOB_AGAIN) {
+        s->retry_us = error_retry_us();
+        return 0;
+    }
+    s->flushed = s->ready;
+    if (ret == 0 && !s->ready) {
+        s->ready = true;
+        job_set_ready(s->job);
     }
     return ret;
 }
@@ -103,10 +108,10 @@ static int follow(MirrorJob *s)
             ret = -ECANCELED;
         } else if (state.ret < 0) {
             ret = state.ret;
-        } else if (job_wants_pause(s->job)) {
+        } else if (state.stopped || job_wants_pause(s->job)) {
             rest(s);
             continue;
-        } else if (!waiting && state.remaining <= few) {
+        } else if (!waiting && !state.failed && state.remaining <= few) {
             ret = take_step(s, &done, &deadline_us);
         }
         if (!done && ret == 0) {
@@ -210,7 +215,10 @@ static int copy_rest_and_pivot(MirrorJob *s, GError **errp)
     }
     ret = mirror_copy_rest(s);
     if (ret == 0) {
-        ret = flush_target(s);
+        ret = mirror_flush_target(s);
+    }
+    if (ret == JOB_AGAIN) {
+        return try_again(s, error_retry_us());
     }
     if (ret == 0) {
         ret = job_commit_point(s->job);
@@ -489,6 +497,8 @@ static bool start(const MirrorOptions *options, BlockDriverState *source,
     s->target_bs = bdrv_ref(target);
     s->filter = filter;
     s->length = bdrv_getlength(source);
+    s->on_source_error = options->on_source_error;
+    s->on_target_error = options->on_target_error;
     set_sizes(s, options);
     if (!set_up(s, options, errp)) {
         job_abandon(job);

@@ -4,6 +4,7 @@
  * thread; what verbs ask for is told by events.
  */
 #include "block/job.h"
+#include "qmp-jobs.h"
 #include "qmp-tables.h"
 
 /* ---- verbs -------------------------------------------------------------- */
@@ -448,6 +449,17 @@ static const SchemaType io_operation_type = {
     .kind = SCHEMA_ENUM,
     .doc = "What failed; writes include zero-writes and flushes.",
     .values = (const char *const[]){ "read", "write", NULL },
+};
+
+const SchemaType blockdev_on_error_type = {
+    .name = "BlockdevOnError",
+    .kind = SCHEMA_ENUM,
+    .doc = "What to do if a job's own request fails (BLOCK_JOB_ERROR tells). "
+           "\"report\": the job fails; \"ignore\": it goes on, and tries again "
+           "later what failed, a few times a second; \"stop\": it pauses until "
+           "job-resume, and then tries again; \"enospc\", \"auto\": \"stop\" "
+           "if there is no space left, otherwise \"report\".",
+    .values = job_error_policy_names,
 };
 
 static const SchemaType error_action_type = {

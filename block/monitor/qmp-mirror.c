@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "block/mirror.h"
+#include "qmp-jobs.h"
 #include "qmp-tables.h"
 
 static const SchemaType sync_mode_type = {
@@ -11,15 +12,6 @@ static const SchemaType sync_mode_type = {
     .doc = "What to copy: \"full\", the whole disk. QEMU's \"top\" and "
            "\"none\" are refused.",
     .values = (const char *const[]){ "top", "full", "none", NULL },
-};
-
-static const SchemaType error_policy_type = {
-    .name = "BlockdevOnError",
-    .kind = SCHEMA_ENUM,
-    .doc = "What to do about an I/O error: \"report\", the job fails. QEMU's "
-           "other policies are refused.",
-    .values = (const char *const[]){ "report", "ignore", "enospc", "stop",
-                                     "auto", NULL },
 };
 
 static const SchemaType copy_mode_type = {
@@ -57,10 +49,13 @@ static const SchemaType blockdev_mirror_type = {
             { "buf-size", &schema_int, .optional = true,
               .doc = "Bytes of data in flight at most, rounded up to 64 KiB: "
                      "16 requests share them. Up to 1 GiB; default: 16 MiB." },
-            { "on-source-error", &error_policy_type, .optional = true,
-              .doc = "Default, and the only choice: \"report\"." },
-            { "on-target-error", &error_policy_type, .optional = true,
-              .doc = "Default, and the only choice: \"report\"." },
+            { "on-source-error", &blockdev_on_error_type, .optional = true,
+              .doc = "What to do if the device cannot be read. What fails is "
+                     "copied later: the job is not ready, or is not completed, "
+                     "before that has succeeded. Default: \"report\"." },
+            { "on-target-error", &blockdev_on_error_type, .optional = true,
+              .doc = "The same for writes to the target, and for its flushes. "
+                     "Default: \"report\"." },
             { "filter-node-name", &schema_str, .optional = true,
               .doc = "The name of the node that stands between the device and "
                      "its users while the job runs. Default: generated." },
@@ -107,6 +102,12 @@ static JsonNode *qmp_blockdev_mirror(JsonObject *args, GError **errp)
         .granularity = schema_get_int(args, "granularity", 0),
         .buf_size = schema_get_int(args, "buf-size", 0),
         .target_is_zero = schema_get_bool(args, "target-is-zero", false),
+        .on_source_error =
+            schema_get_enum(args, "on-source-error", &blockdev_on_error_type,
+                            JOB_ON_ERROR_REPORT),
+        .on_target_error =
+            schema_get_enum(args, "on-target-error", &blockdev_on_error_type,
+                            JOB_ON_ERROR_REPORT),
     };
 
     if (schema_has(args, "replaces")) {
@@ -114,8 +115,6 @@ static JsonNode *qmp_blockdev_mirror(JsonObject *args, GError **errp)
         return NULL;
     }
     if (check_choice(args, "sync", "full", errp) &&
-        check_choice(args, "on-source-error", "report", errp) &&
-        check_choice(args, "on-target-error", "report", errp) &&
         check_choice(args, "copy-mode", "background", errp)) {
         mirror_start(&options, errp);
     }

@@ -21,6 +21,7 @@ typedef struct MirrorOptions {
     int64_t granularity;          /* bytes; 0: the default */
     int64_t buf_size;             /* bytes; 0: the default */
     bool target_is_zero;          /* all of the target reads as zeroes */
+    JobErrorPolicy on_source_error, on_target_error;
 } MirrorOptions;
 
 /*

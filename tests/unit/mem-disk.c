@@ -28,6 +28,8 @@ struct MemDisk {
     int64_t count[MEM_REQUESTS], bytes[MEM_REQUESTS];
     int64_t fail_at[MEM_REQUESTS], hold_at[MEM_REQUESTS]; /* -1: none */
     int error[MEM_REQUESTS];
+    int64_t broken_at[MEM_REQUESTS]; /* -1: everywhere */
+    int broken[MEM_REQUESTS];        /* errno; 0: not broken */
     bool held, let_go;
 };
 
@@ -66,7 +68,7 @@ static void mem_close(BlockDriverState *bs)
 }
 
 /* Counts a request; waits if it is to be held. Its error or 0 */
-static int begin(MemDisk *disk, MemRequest kind, int64_t bytes)
+static int begin(MemDisk *disk, MemRequest kind, int64_t offset, int64_t bytes)
 {
     int64_t n;
 
@@ -81,7 +83,14 @@ static int begin(MemDisk *disk, MemRequest kind, int64_t bytes)
         }
         disk->held = disk->let_go = false;
     }
-    return n == disk->fail_at[kind] ? -disk->error[kind] : 0;
+    if (n == disk->fail_at[kind]) {
+        return -disk->error[kind];
+    }
+    if (disk->broken_at[kind] < 0 || (offset <= disk->broken_at[kind] &&
+                                      disk->broken_at[kind] < offset + bytes)) {
+        return -disk->broken[kind];
+    }
+    return 0;
 }
 
 /* Lock held */
@@ -132,7 +141,7 @@ static int mem_preadv(BlockDriverState *bs, int64_t offset, int64_t bytes,
     mutex_lock(&disk->lock);
     iov_from_buf(iov, niov, 0, disk->data + offset, bytes);
     mutex_unlock(&disk->lock);
-    return begin(disk, MEM_READ, bytes);
+    return begin(disk, MEM_READ, offset, bytes);
 }
 
 /* In two steps, so that readers may see a half. NULL @iov: zeroes */
@@ -147,7 +156,7 @@ static int change(MemDisk *disk, MemRequest kind, int64_t offset, int64_t bytes,
     range = enter(disk, offset, offset + bytes);
     set_zero_blocks(disk, offset, offset + bytes, false);
     mutex_unlock(&disk->lock);
-    ret = begin(disk, kind, bytes);
+    ret = begin(disk, kind, offset, bytes);
     mutex_lock(&disk->lock);
     if (ret == 0 && iov) {
         iov_to_buf(iov, niov, 0, disk->data + offset, half);
@@ -193,7 +202,7 @@ static int mem_pdiscard(BlockDriverState *bs, int64_t offset, int64_t bytes)
 
 static int mem_flush(BlockDriverState *bs)
 {
-    return begin(bs->opaque, MEM_FLUSH, 0);
+    return begin(bs->opaque, MEM_FLUSH, 0, 0);
 }
 
 static int64_t mem_getlength(BlockDriverState *bs)
@@ -223,7 +232,7 @@ static int mem_block_status(BlockDriverState *bs, unsigned want, int64_t offset,
     *pnum = MIN(block * MEM_DISK_BLOCK, disk->length) - offset;
     *map = offset;
     *file = bs;
-    ret = begin(disk, MEM_STATUS, bytes);
+    ret = begin(disk, MEM_STATUS, offset, bytes);
     if (ret < 0) {
         return ret;
     }
@@ -317,6 +326,13 @@ void mem_disk_fail(MemDisk *disk, MemRequest kind, int n, int error)
     MUTEX_GUARD(&disk->lock);
     disk->fail_at[kind] = disk->count[kind] + n;
     disk->error[kind] = error;
+}
+
+void mem_disk_break(MemDisk *disk, MemRequest kind, int64_t offset, int error)
+{
+    MUTEX_GUARD(&disk->lock);
+    disk->broken_at[kind] = offset;
+    disk->broken[kind] = error;
 }
 
 void mem_disk_hold(MemDisk *disk, MemRequest kind, int n)

@@ -38,6 +38,9 @@ void mem_disk_forbid_overlap(MemDisk *disk);
 
 /* The @n-th request of that kind from now on (0: the next) fails. */
 void mem_disk_fail(MemDisk *disk, MemRequest kind, int n, int error);
+/* From now on every request of that kind that touches the byte @offset fails
+ * (-1: every one), until it is mended (@error 0). A failed one does nothing. */
+void mem_disk_break(MemDisk *disk, MemRequest kind, int64_t offset, int error);
 /* The @n-th request of that kind from now on is held; wait for it; let go. */
 void mem_disk_hold(MemDisk *disk, MemRequest kind, int n);
 void mem_disk_wait_held(MemDisk *disk);
