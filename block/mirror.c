@@ -4,7 +4,7 @@
  * is written meanwhile, and let its users go on with the copy in the end.
  *
  * A dirty bitmap on the source says what is still to be copied; at first that
- * is everything. The workers (mirror-copy.c) do the copying, and the
+ * is everything, or nothing (sync). The workers (mirror-copy.c) do the copying, and the
  * coordinator watches how much is left. Once there was a moment when nothing was
  * left the job is READY and follows the writes until it is told to end. If
  * guests write so much that there is no such moment in a few rounds through the
@@ -430,6 +430,11 @@ static bool insert_filter(MirrorJob *s, GError **errp)
     return ok;
 }
 
+static bool copies_all(const MirrorOptions *options)
+{
+    return options->sync != MIRROR_SYNC_NONE;
+}
+
 /* Everything the job needs; on failure mirror_clean() undoes what was done: the
  * filter is put in last. */
 static bool set_up(MirrorJob *s, const MirrorOptions *options, GError **errp)
@@ -453,8 +458,9 @@ static bool set_up(MirrorJob *s, const MirrorOptions *options, GError **errp)
     if (options->target_is_zero) {
         sparse_bitmap_set(s->target_zero, 0,
                           sparse_bitmap_size(s->target_zero));
-        s->target_known = true;
     }
+    /* What little will be written is not worth the questions. */
+    s->target_known = options->target_is_zero || !copies_all(options);
     if (!mirror_alloc_buffers(s, errp)) {
         return false;
     }
@@ -466,8 +472,10 @@ static bool set_up(MirrorJob *s, const MirrorOptions *options, GError **errp)
     job_add_node(s->job, s->source_bs);
     job_add_node(s->job, s->target_bs);
     job_add_node(s->job, s->filter);
-    bdrv_set_dirty_bitmap(s->dirty, 0, s->length);
-    job_progress_set_remaining(s->job, s->length);
+    if (copies_all(options)) {
+        bdrv_set_dirty_bitmap(s->dirty, 0, s->length);
+        job_progress_set_remaining(s->job, s->length);
+    }
     return true;
 }
 

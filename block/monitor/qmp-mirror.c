@@ -9,8 +9,12 @@
 static const SchemaType sync_mode_type = {
     .name = "MirrorSyncMode",
     .kind = SCHEMA_ENUM,
-    .doc = "What to copy: \"full\", the whole disk. QEMU's \"top\" and "
-           "\"none\" are refused.",
+    .doc = "What to copy at first; what is written while the job runs is "
+           "copied in any case. \"full\": the whole disk; \"top\": what the "
+           "device itself holds over its backing file, which is the whole disk "
+           "as no node has one; \"none\": nothing. Then the job is ready at "
+           "once, and the target keeps the rest of what it has; around "
+           "what is written, granularity decides.",
     .values = (const char *const[]){ "top", "full", "none", NULL },
 };
 
@@ -39,7 +43,7 @@ static const SchemaType blockdev_mirror_type = {
                      "may use." },
             { "replaces", &schema_str, .optional = true,
               .doc = "Refused: the target replaces the device." },
-            { "sync", &sync_mode_type, .doc = "Must be \"full\"." },
+            { "sync", &sync_mode_type, .doc = "What to copy at first." },
             { "speed", &schema_int, .optional = true,
               .doc = "Bytes of data to copy in a second at most; zeroes do not "
                      "count. Default: 0, no limit." },
@@ -101,6 +105,8 @@ static JsonNode *qmp_blockdev_mirror(JsonObject *args, GError **errp)
         .filter_node_name = schema_get_str(args, "filter-node-name", NULL),
         .granularity = schema_get_int(args, "granularity", 0),
         .buf_size = schema_get_int(args, "buf-size", 0),
+        .sync = schema_get_enum(args, "sync", &sync_mode_type,
+                                MIRROR_SYNC_FULL),
         .target_is_zero = schema_get_bool(args, "target-is-zero", false),
         .on_source_error =
             schema_get_enum(args, "on-source-error", &blockdev_on_error_type,
@@ -114,8 +120,7 @@ static JsonNode *qmp_blockdev_mirror(JsonObject *args, GError **errp)
         error_setg(errp, "Parameter 'replaces' is not supported");
         return NULL;
     }
-    if (check_choice(args, "sync", "full", errp) &&
-        check_choice(args, "copy-mode", "background", errp)) {
+    if (check_choice(args, "copy-mode", "background", errp)) {
         mirror_start(&options, errp);
     }
     return NULL;

@@ -107,6 +107,12 @@ class JobsAsStockRunsThem(unittest.TestCase):
             verb("job-complete"), "null", *QUERIES, verb("job-complete"),
             verb("block-job-complete"))
 
+    def test_sync(self):
+        for sync in ("top", "none"):
+            self.run_both(
+                mirror(sync=sync), "BLOCK_JOB_READY", *QUERIES,
+                verb("block-job-cancel"), "null")
+
     def test_soft_cancel(self):
         self.run_both(
             mirror(auto_dismiss=False), "BLOCK_JOB_READY",

@@ -96,6 +96,7 @@ Start defaults(void)
                                           .auto_dismiss = true },
                                  .device = "src",
                                  .target = "dst",
+                                 .sync = MIRROR_SYNC_FULL,
                                  .filter_node_name = "filter" } };
 }
 
