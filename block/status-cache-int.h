@@ -22,6 +22,7 @@ enum {
     OP_ZERO,
     OP_PUNCH, /* a zero-write, counted as a discard */
     OP_PROBE,
+    OP_READ, /* one that is to teach */
 };
 
 struct StatusCache {
@@ -35,10 +36,13 @@ struct StatusCache {
     int64_t length;
     int64_t blocks;
     SparseBitmap *known, *zero;
-    SparseBitmap *looked;               /* rule 4: no pages there */
-    StatusOp *writes, *zeroes, *probes; /* in flight */
-    int64_t evict_hand;                 /* block where eviction goes on */
+    SparseBitmap *looked;                       /* rule 4: no pages there */
+    StatusOp *writes, *zeroes, *probes, *reads; /* in flight */
+    bool flush_failed;                          /* for good: rule 10 */
+    int64_t evict_hand; /* block where eviction goes on */
     StatusCacheStats stats;
+
+    uint64_t reads_skipped, bytes_not_read; /* atomic */
 };
 
 /* ---- bytes and blocks --------------------------------------------------- */
@@ -115,7 +119,7 @@ static inline uint64_t status_map_memory(const StatusCache *c)
 G_GNUC_INTERNAL void status_map_mark_zero(StatusCache *c, int64_t start,
                                           int64_t end);
 
-/* Make unknown, for probes in flight, too. @end may lie beyond the disk. */
+/* Make unknown, for probes and reads in flight, too. @end may lie beyond the disk. */
 G_GNUC_INTERNAL void status_map_forget(StatusCache *c, int64_t start,
                                        int64_t end);
 G_GNUC_INTERNAL void status_map_forget_all(StatusCache *c);
@@ -183,7 +187,7 @@ static inline bool status_op_overlaps(const StatusOp *op, int64_t start,
 
 /*
  * @op begins on [@offset, @offset + @bytes) bytes: it is found from now on by
- * those that overlap. Whatever is no probe extends the disk to its own end.
+ * those that overlap. What writes extends the disk to its own end.
  */
 G_GNUC_INTERNAL void status_op_begin(StatusCache *c, StatusOp *op, int kind,
                                      int64_t offset, int64_t bytes);
@@ -193,6 +197,10 @@ G_GNUC_INTERNAL void status_op_end(StatusCache *c, StatusOp *op);
 G_GNUC_INTERNAL void status_op_taint(StatusOp *op, int64_t start, int64_t end);
 G_GNUC_INTERNAL void status_op_taint_list(StatusOp *list, int64_t start,
                                           int64_t end);
+
+/* The same, for all that have looked at the disk, and not yet told. */
+G_GNUC_INTERNAL void status_op_taint_lookers(StatusCache *c, int64_t start,
+                                             int64_t end);
 
 /*
  * Is block @start of @op tainted, and up to where (at most @end) does the same

@@ -12,7 +12,7 @@
 
 void status_map_forget(StatusCache *c, int64_t start, int64_t end)
 {
-    status_op_taint_list(c->probes, start, end); /* rule 3 */
+    status_op_taint_lookers(c, start, end); /* rule 3 */
     end = MIN(end, c->blocks);
     if (start < end) {
         sparse_bitmap_clear(c->known, start, end - start);
@@ -44,7 +44,7 @@ void status_map_mark_zero(StatusCache *c, int64_t start, int64_t end)
 
 void status_map_forget_all(StatusCache *c)
 {
-    status_op_taint_list(c->probes, 0, INT64_MAX);
+    status_op_taint_lookers(c, 0, INT64_MAX);
     sparse_bitmap_clear(c->known, 0, c->blocks);
     sparse_bitmap_clear(c->zero, 0, c->blocks);
     sparse_bitmap_clear(c->looked, 0, c->blocks);
@@ -55,7 +55,7 @@ void status_map_forget_zeroes(StatusCache *c)
     uint64_t start = 0, end;
     int runs;
 
-    status_op_taint_list(c->probes, 0, INT64_MAX);
+    status_op_taint_lookers(c, 0, INT64_MAX);
     for (runs = 0; runs < MAX_RUNS_FORGOTTEN; runs++) {
         start = sparse_bitmap_next_set(c->zero, start, c->blocks);
         if (start == (uint64_t)c->blocks) {
@@ -138,8 +138,8 @@ void status_map_set_length(StatusCache *c, int64_t length)
     int64_t blocks = block_ceil(c, length);
     int64_t edge = block_floor(c, MIN(length, c->length));
 
-    /* Rule 5: probes in flight may have seen the old end. */
-    status_op_taint_list(c->probes, edge, INT64_MAX);
+    /* Rule 5: those in flight may have seen the old end. */
+    status_op_taint_lookers(c, edge, INT64_MAX);
     if (length > c->length && edge < c->blocks) {
         /* What joins the old end may be anything; data stays data. */
         if (sparse_bitmap_test(c->zero, edge)) {

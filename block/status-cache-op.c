@@ -58,6 +58,12 @@ void status_op_taint_list(StatusOp *list, int64_t start, int64_t end)
     }
 }
 
+void status_op_taint_lookers(StatusCache *c, int64_t start, int64_t end)
+{
+    status_op_taint_list(c->probes, start, end);
+    status_op_taint_list(c->reads, start, end);
+}
+
 static StatusOp **op_list(StatusCache *c, int kind)
 {
     switch (kind) {
@@ -69,6 +75,8 @@ static StatusOp **op_list(StatusCache *c, int kind)
         return &c->zeroes;
     case OP_PROBE:
         return &c->probes;
+    case OP_READ:
+        return &c->reads;
     default:
         g_assert_not_reached();
     }
@@ -80,7 +88,7 @@ void status_op_begin(StatusCache *c, StatusOp *op, int kind, int64_t offset,
     StatusOp **list = op_list(c, kind);
 
     g_assert(offset >= 0 && bytes >= 0 && offset <= INT64_MAX - bytes);
-    if (kind != OP_PROBE && offset + bytes > c->length) {
+    if (kind != OP_PROBE && kind != OP_READ && offset + bytes > c->length) {
         status_map_set_length(c, offset + bytes);
     }
     op->kind = kind;

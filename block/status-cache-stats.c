@@ -53,6 +53,9 @@ void status_cache_get_stats(StatusCache *c, StatusCacheStats *stats)
     stats->bytes_zero = zero;
     stats->bytes_data = known - zero;
     stats->bytes_unknown = c->length - known;
+    stats->reads_skipped = __atomic_load_n(&c->reads_skipped, __ATOMIC_RELAXED);
+    stats->bytes_not_read =
+        __atomic_load_n(&c->bytes_not_read, __ATOMIC_RELAXED);
     stats->memory = status_map_memory(c);
     stats->memory_max = MAX(stats->memory_max, stats->memory);
 }

@@ -49,6 +49,11 @@
  *     how the memory limit is kept.
  *  9. Ends are called after the system call and before the request is marked in
  *     dirty bitmaps and acknowledged; that is the block layer's duty.
+ * 10. A read that finds all of a block zero may teach that, whether the block was
+ *     unknown or called data. It registers before it reads, and starts tainted
+ *     where a write, discard or zero-write is in flight. Whichever of these
+ *     begins before it ends, taints it, however that ends; so does what taints
+ *     probes. After a failed flush of the disk no read teaches any more.
  *
  * Why rule 1 marks first: between the data's arrival in the page cache and the
  * end of the request a reader may see it already. Why rule 3 does not trust an
@@ -56,12 +61,22 @@
  * began is newer than what it saw. Why an overlap of data and zero-write leaves
  * unknown: either may have come last.
  *
+ * Why rule 10 may turn data into zero, as no probe may: where a read is untainted
+ * nothing that could change the disk was under way while it ran, so what it saw
+ * is what there was before it, what there is when it ends, and what came of the
+ * write that made the block data. A write that begins and ends while the read
+ * runs leaves no other trace than its taint: the block is data before and after.
+ * A zero-write is no better, for it may fail half way; if it succeeds, it teaches
+ * by itself. Why a failed flush ends it: the kernel calls pages clean then that
+ * never got to the disk. They may read as zeroes until they are dropped, and as
+ * older data afterwards; that is not what a mapping does, on which probes rely.
+ *
  * One mutex protects everything and is never held over a system call. Nodes of
  * the bitmaps that an operation detaches are freed after the mutex is released.
  *
  * In this file: the cache, requests, look-ups. status-cache-op.c has the lists
  * of what is in flight, -map.c the bitmaps, -probe.c what probes are told to
- * have seen, and -stats.c the counters.
+ * have seen, -read.c what reads leave out and teach, and -stats.c the counters.
  */
 #include "status-cache-int.h"
 
@@ -115,7 +130,7 @@ void status_cache_unref(StatusCache *c)
     if (!c || __atomic_sub_fetch(&c->refcnt, 1, __ATOMIC_ACQ_REL) > 0) {
         return;
     }
-    g_assert(!c->writes && !c->zeroes && !c->probes);
+    g_assert(!c->writes && !c->zeroes && !c->probes && !c->reads);
     sparse_bitmap_free(c->known);
     sparse_bitmap_free(c->zero);
     sparse_bitmap_free(c->looked);
@@ -136,6 +151,7 @@ static void writer_begin(StatusCache *c, StatusOp *op)
             op->overlapped = true;
         }
     }
+    status_op_taint_list(c->reads, op->start, op->end); /* rule 10 */
     status_map_forget_looks(c, op->start, op->end);
     if (c->mode == STATUS_CACHE_OFF) {
         /* no bit will tell the prober that there is data now */
@@ -177,6 +193,7 @@ void status_cache_zero_begin(StatusCache *c, StatusOp *op, int64_t offset,
             w->overlapped = true;
         }
     }
+    status_op_taint_list(c->reads, op->start, op->end); /* rule 10 */
 }
 
 void status_cache_zero_end(StatusCache *c, StatusOp *op, bool ok)
@@ -320,6 +337,7 @@ void status_cache_flush_failed(StatusCache *c)
 
     status_map_forget_zeroes(c);
     status_op_taint_list(c->zeroes, 0, INT64_MAX);
+    c->flush_failed = true;
 }
 
 void status_cache_set_mode(StatusCache *c, StatusCacheMode mode)
@@ -335,7 +353,7 @@ void status_cache_set_mode(StatusCache *c, StatusCacheMode mode)
         status_map_forget_zeroes(c);
     } else {
         /* others may have written until now, over zero-writes in flight too */
-        status_op_taint_list(c->probes, 0, INT64_MAX);
+        status_op_taint_lookers(c, 0, INT64_MAX);
         status_op_taint_list(c->zeroes, 0, INT64_MAX);
     }
     c->mode = mode;

@@ -78,6 +78,9 @@ typedef struct StatusCacheStats {
     uint64_t probe_errors;
     uint64_t bytes_unknown, bytes_data, bytes_zero;
     uint64_t learned_writes, learned_zeroes, learned_discards; /* bytes */
+    uint64_t learned_reads;  /* bytes that reads found to be zero */
+    uint64_t reads_skipped;  /* runs of zeroes that were not read, */
+    uint64_t bytes_not_read; /* and their bytes */
     uint64_t tainted_zeroes; /* zero-writes and discards ended tainted */
     uint64_t tainted_probes;
     uint64_t evictions; /* leaves forgotten for the memory limit */
@@ -139,6 +142,37 @@ BlockState status_cache_lookup(StatusCache *cache, int64_t offset,
 /* The same for introspection: counts neither hit nor miss. */
 BlockState status_cache_peek(StatusCache *cache, int64_t offset, int64_t bytes,
                              int64_t *pnum);
+
+/*
+ * What a read of [@offset, @offset + @bytes) may leave out, because it is known
+ * to be zero (all of it at the same moment): up to @max runs in ascending order,
+ * cut to multiples of @align but at the ends of the read. Unless it is the whole
+ * read, a run is left out only if it has so many bytes as the limits say.
+ * Returns how many there are. Whoever leaves one out accounts it.
+ */
+typedef struct StatusCutLimits {
+    int64_t align;     /* a power of two */
+    int64_t min_end;   /* of a run at either end of the read, */
+    int64_t min_inner; /* and of one that cuts it in two */
+} StatusCutLimits;
+typedef struct StatusCut {
+    int64_t start, end; /* bytes of the disk */
+} StatusCut;
+int status_cache_cut_read(StatusCache *cache, int64_t offset, int64_t bytes,
+                          const StatusCutLimits *limits, StatusCut *cuts,
+                          int max);
+void status_cache_account_cut(StatusCache *cache, int64_t bytes);
+
+/*
+ * A read that is to teach (rule 10): begin before it; if that is true, fill()
+ * with each range of it that was all zero, if it succeeded, and then end. False:
+ * there is nothing to be learned, and nothing to end.
+ */
+bool status_cache_read_begin(StatusCache *cache, StatusOp *op, int64_t offset,
+                             int64_t bytes);
+void status_cache_read_fill(StatusCache *cache, StatusOp *op, int64_t offset,
+                            int64_t bytes);
+void status_cache_read_end(StatusCache *cache, StatusOp *op);
 
 /*
  * A probe of [@offset, @offset + @bytes): begin before its first look, then

@@ -9,6 +9,11 @@
  * acknowledged before the question, and still is there after the answer, is a
  * false zero: the program counts these, and fails if there are any.
  *
+ * With --learn zeroes are written as data, and those who ask are readers: they
+ * read, and teach what is all zero; what the cache says then is the answer. With
+ * --learn-late they tell that they read only when they have read, which must be
+ * caught, too.
+ *
  * With --swap-looks the prober's looks are swapped, the mapping first and the
  * pages last, to see that such a prober would be caught. The looks are swapped
  * behind its back, in the system calls that it makes.
@@ -27,6 +32,7 @@
 #include "../unit/loop-fs.h"
 #include "block/status-probe-int.h"
 #include "util/error.h"
+#include "util/iov.h"
 
 #define BLOCK 4096
 #define RACE_BLOCKS 8 /* those that are written and zeroed again */
@@ -36,7 +42,7 @@
 
 static gint64 n_writes = 2500;
 static gint64 n_races = 2;
-static gboolean swap_looks, no_cachestat, seek;
+static gboolean swap_looks, no_cachestat, seek, learn, learn_late;
 static gchar *directory;
 
 static const GOptionEntry entries[] = {
@@ -50,6 +56,10 @@ static const GOptionEntry entries[] = {
       "do as if the kernel had no cachestat(2)", NULL },
     { "seek", 0, 0, G_OPTION_ARG_NONE, &seek,
       "strategy seek, not what suits the file system", NULL },
+    { "learn", 0, 0, G_OPTION_ARG_NONE, &learn,
+      "readers that teach, not probes", NULL },
+    { "learn-late", 0, 0, G_OPTION_ARG_NONE, &learn_late,
+      "such as say so too late, which must be caught", NULL },
     { "directory", 0, 0, G_OPTION_ARG_FILENAME, &directory,
       "use a file there, not loop-mounted file systems", "DIR" },
     { NULL },
@@ -66,6 +76,7 @@ typedef struct Race {
     /* the reader's, until it has ended */
     int64_t checked;      /* with acknowledged data before and after */
     int64_t false_zeroes; /* of these */
+    int64_t taught;       /* so often a read found zeroes */
 } Race;
 
 static void die(const char *what)
@@ -171,19 +182,24 @@ static const StatusProbeOps swapped_ops = {
 
 /* ---- writers ------------------------------------------------------------ */
 
-static void write_blocks(Race *r)
+static void write_bytes(Race *r, int byte)
 {
     char buf[RACE_BLOCKS * BLOCK];
     StatusOp op;
     ssize_t n;
 
-    memset(buf, 0x5a, sizeof(buf));
+    memset(buf, byte, sizeof(buf));
     status_cache_write_begin(r->cache, &op, 0, sizeof(buf));
     n = pwrite(r->fd, buf, sizeof(buf), 0);
     status_cache_write_end(r->cache, &op, n == sizeof(buf));
     if (n != sizeof(buf)) {
         die("write");
     }
+}
+
+static void write_blocks(Race *r)
+{
+    write_bytes(r, 0x5a);
     __atomic_add_fetch(&r->generation, 1, __ATOMIC_SEQ_CST);
 }
 
@@ -192,6 +208,10 @@ static void zero_blocks(Race *r)
     StatusOp op;
 
     __atomic_add_fetch(&r->generation, 1, __ATOMIC_SEQ_CST);
+    if (learn) {
+        write_bytes(r, 0);
+        return;
+    }
     status_cache_zero_begin(r->cache, &op, 0, RACE_BLOCKS * BLOCK, false);
     if (fallocate(r->fd, FALLOC_FL_ZERO_RANGE, 0, RACE_BLOCKS * BLOCK) < 0) {
         die("fallocate");
@@ -216,6 +236,12 @@ static void *writer(void *opaque)
 
     for (i = 0; i < n_writes; i++) {
         write_blocks(r);
+        if (learn) {
+            wait_for_answers(r);
+            zero_blocks(r);
+            wait_for_answers(r);
+            continue;
+        }
         /* no fdatasync(): the journal has nothing to do with this race */
         sync_file_range(r->fd, 0, RACE_BLOCKS * BLOCK, SYNC_FILE_RANGE_WRITE);
         sync_file_range(r->fd, 0, RACE_BLOCKS * BLOCK,
@@ -230,18 +256,51 @@ static void *writer(void *opaque)
 
 /* ---- readers ------------------------------------------------------------ */
 
+/* Read a block and teach that it is zero, if it is; what the cache says then */
+static int read_and_teach(Race *r)
+{
+    char buf[BLOCK];
+    StatusOp op;
+    int64_t pnum;
+    bool told = !learn_late && status_cache_read_begin(r->cache, &op, 0, BLOCK);
+
+    if (pread(r->fd, buf, BLOCK, 0) != BLOCK) {
+        return -errno;
+    }
+    sched_yield();
+    told = told ||
+           (learn_late && status_cache_read_begin(r->cache, &op, 0, BLOCK));
+    if (told && buffer_is_zero(buf, BLOCK)) {
+        status_cache_read_fill(r->cache, &op, 0, BLOCK);
+        r->taught++;
+    }
+    if (told) {
+        status_cache_read_end(r->cache, &op);
+    }
+    return status_cache_peek(r->cache, 0, BLOCK, &pnum);
+}
+
+static int ask(Race *r)
+{
+    int64_t pnum;
+
+    if (learn) {
+        return read_and_teach(r);
+    }
+    /* nothing is known, as the memory limit may have it at any time */
+    status_cache_forget(r->cache, 0, status_cache_length(r->cache));
+    return status_query(r->cache, r->probe, 0, BLOCK, &pnum, NULL);
+}
+
 static void *reader(void *opaque)
 {
     Race *r = opaque;
     unsigned before, after;
-    int64_t pnum;
     int result;
 
     while (!__atomic_load_n(&r->finished, __ATOMIC_ACQUIRE)) {
-        /* nothing is known, as the memory limit may have it at any time */
-        status_cache_forget(r->cache, 0, status_cache_length(r->cache));
         before = __atomic_load_n(&r->generation, __ATOMIC_SEQ_CST);
-        result = status_query(r->cache, r->probe, 0, BLOCK, &pnum, NULL);
+        result = ask(r);
         after = __atomic_load_n(&r->generation, __ATOMIC_SEQ_CST);
         if (result < 0) {
             errno = -result;
@@ -318,7 +377,7 @@ static int64_t race(const char *name, const char *dir, StatusCacheMode mode)
 {
     g_autofree Race *races = g_new0(Race, n_races);
     int64_t start = g_get_monotonic_time();
-    int64_t queries = 0, checked = 0, bad = 0, i;
+    int64_t queries = 0, checked = 0, bad = 0, taught = 0, i;
     const char *strategy = NULL;
     bool cachestat = false;
 
@@ -333,6 +392,7 @@ static int64_t race(const char *name, const char *dir, StatusCacheMode mode)
         queries += r->queries;
         checked += r->checked;
         bad += r->false_zeroes;
+        taught += r->taught;
         cachestat = status_probe_uses_cachestat(r->probe);
         strategy = status_probe_strategy_name(status_probe_strategy(r->probe));
         status_probe_free(r->probe);
@@ -342,17 +402,21 @@ static int64_t race(const char *name, const char *dir, StatusCacheMode mode)
     printf("{\"filesystem\": \"%s\", \"mode\": \"%s\", \"swap-looks\": %s, "
            "\"strategy\": \"%s\", \"uses-cachestat\": %s, \"writes\": %" PRId64
            ", \"queries\": %" PRId64 ", \"checked\": %" PRId64
-           ", \"false-zeroes\": %" PRId64 ", \"seconds\": %.1f}\n",
+           ", \"false-zeroes\": %" PRId64 ", \"taught\": %" PRId64
+           ", \"seconds\": %.1f}\n",
            name, mode == STATUS_CACHE_ON ? "on" : "off",
            swap_looks ? "true" : "false", strategy,
            cachestat ? "true" : "false", n_races * n_writes, queries, checked,
-           bad, (g_get_monotonic_time() - start) / 1e6);
+           bad, taught, (g_get_monotonic_time() - start) / 1e6);
     fflush(stdout);
     return bad;
 }
 
 static int64_t race_modes(const char *name, const char *dir)
 {
+    if (learn) {
+        return race(name, dir, STATUS_CACHE_ON);
+    }
     return race(name, dir, STATUS_CACHE_ON) + race(name, dir, STATUS_CACHE_OFF);
 }
 
@@ -387,6 +451,11 @@ int main(int argc, char **argv)
         /* SEEK_DATA looks at mapping and pages at once: hard to get wrong */
         fprintf(stderr, "status-race: --swap-looks is about cachestat(2), and "
                         "goes with neither --seek nor --no-cachestat\n");
+        return 2;
+    }
+    learn |= learn_late;
+    if (learn && (swap_looks || seek || no_cachestat)) {
+        fprintf(stderr, "status-race: with --learn there are no probes\n");
         return 2;
     }
     if (n_races < 1 || n_races > MAX_RACES) {

@@ -8,7 +8,8 @@
  * machines of which a seeded random scheduler takes one step at a time; in
  * between pages are written back, reclaimed and read in, parts are forgotten,
  * the disk shrinks and grows, and other programs write while the cache is told
- * so. After every step no unit may be called zero where a reader sees data, and
+ * so. Reads look at one unit after the other and tell what they saw, to have it
+ * learned. After every step no unit may be called zero where a reader sees data, and
  * at the end of each episode every block must become known again.
  *
  * TEST_SEED and TEST_STEPS choose another run; a failure prints its seed.
@@ -36,8 +37,10 @@ enum {
     ACT_WRITE,
     ACT_ZERO,
     ACT_DISCARD,
-    ACT_PROBE
+    ACT_PROBE,
+    ACT_READ
 };
+#define ACTIONS 5
 
 typedef struct Actor {
     int what;
@@ -48,6 +51,7 @@ typedef struct Actor {
     bool done[MAX_UNITS];
     int seen_start, seen_end; /* what a probe saw and has not told yet */
     BlockState seen_state;
+    bool read_zero[MAX_UNITS]; /* what a read saw */
 } Actor;
 
 static struct {
@@ -117,7 +121,7 @@ static void actor_start(Actor *a)
     a->seen_start = a->seen_end = 0;
     memset(a->done, 0, sizeof(a->done));
     a->fail_after = rnd(5) ? -1 : rnd(a->end - a->start);
-    a->what = ACT_WRITE + rnd(4);
+    a->what = ACT_WRITE + rnd(ACTIONS);
     offset = (int64_t)a->start * UNIT;
     bytes = (int64_t)(a->end - a->start) * UNIT;
     switch (a->what) {
@@ -136,6 +140,12 @@ static void actor_start(Actor *a)
             MIN((a->end + PER_BLOCK - 1) / PER_BLOCK * PER_BLOCK, sim.units);
         status_cache_probe_begin(sim.cache, &a->op, (int64_t)a->start * UNIT,
                                  (int64_t)(a->end - a->start) * UNIT);
+        break;
+    case ACT_READ:
+        memset(a->read_zero, 0, sizeof(a->read_zero));
+        if (!status_cache_read_begin(sim.cache, &a->op, offset, bytes)) {
+            a->what = ACT_IDLE;
+        }
         break;
     }
 }
@@ -289,9 +299,35 @@ static void probe_step(Actor *a)
     }
 }
 
+/* A read tells each run of zeroes once it has them all. */
+static void read_step(Actor *a)
+{
+    int unit = next_untouched(a), run;
+
+    if (unit >= 0) {
+        /* beyond the end of a disk that has shrunk there is nothing to see */
+        a->read_zero[unit] = unit >= sim.units || !reads_data(unit);
+        return;
+    }
+    for (unit = a->start; unit < a->end; unit = run + 1) {
+        run = unit;
+        while (run < a->end && a->read_zero[run]) {
+            run++;
+        }
+        if (run > unit) {
+            status_cache_read_fill(sim.cache, &a->op, (int64_t)unit * UNIT,
+                                   (int64_t)(run - unit) * UNIT);
+        }
+    }
+    status_cache_read_end(sim.cache, &a->op);
+    a->what = ACT_IDLE;
+}
+
 static void actor_step(Actor *a)
 {
-    if (a->what == ACT_PROBE) {
+    if (a->what == ACT_READ) {
+        read_step(a);
+    } else if (a->what == ACT_PROBE) {
         probe_step(a);
     } else if (a->what != ACT_IDLE) {
         request_step(a);
