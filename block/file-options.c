@@ -89,6 +89,16 @@ static const SchemaType probe_type = {
                    "takes at 4 KiB granularity; more is forgotten and asked "  \
                    "again."                                                    \
     }
+#define LEARN_READS                                                            \
+    {                                                                          \
+        "status-cache-learn-reads", &schema_bool,                              \
+            .optional = true,                                                  \
+            .doc = "Whether reads teach, too: a block that is read as a "      \
+                   "whole and found to be zero is known to be zero from "      \
+                   "then on, even if it was written with data. Default: "      \
+                   "false. Takes a look at all that is read; of no use "       \
+                   "where others may write."                                   \
+    }
 
 const SchemaType file_options_type = {
     .name = "BlockdevOptionsFile",
@@ -103,6 +113,7 @@ const SchemaType file_options_type = {
             GRANULARITY("the block size of the file system, but 4 KiB at "
                         "least and 64 KiB at most."),
             CACHE_SIZE,
+            LEARN_READS,
             { "status-probe", &probe_type, .optional = true,
               .doc = "How to ask the file system about what the cache does "
                      "not know; default \"auto\": as is best for it." },
@@ -124,6 +135,7 @@ const SchemaType host_device_options_type = {
             GRANULARITY("the device's physical block size, but 4 KiB at "
                         "least."),
             CACHE_SIZE,
+            LEARN_READS,
             { NULL },
         },
 };
@@ -161,6 +173,8 @@ bool file_parse_options(BlockDriverState *bs, JsonObject *options,
         return false;
     }
     size = schema_get_int(options, "status-cache-size", DEFAULT_CACHE_SIZE);
+    o->learn_reads =
+        schema_get_bool(options, "status-cache-learn-reads", false);
     o->disk.granularity = granularity;
     o->disk.max_memory = size;
     o->disk.max_memory_given = schema_has(options, "status-cache-size");

@@ -12,6 +12,7 @@
 #include "block/block-int.h"
 #include "block/image-lock.h"
 #include "block/status-probe.h"
+#include "block/status-read.h"
 #include "block/status-registry.h"
 
 /* What was found out about the file system by trying */
@@ -82,6 +83,7 @@ struct FileState {
     StatusDiskUser user;
     StatusCache *cache;
     StatusProbe *probe;
+    StatusReader reader;
 
     /* atomic */
     uint64_t discard_nb_ok, discard_nb_failed, discard_bytes_ok;
@@ -117,6 +119,7 @@ typedef struct FileOptions {
     int locking;          /* LOCKING_ */
     StatusProbeStrategy strategy;
     StatusCacheMode mode;
+    bool learn_reads;
     StatusDiskOptions disk; /* granularity 0: not given */
 } FileOptions;
 

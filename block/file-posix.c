@@ -279,6 +279,9 @@ int file_open_as(BlockDriverState *bs, const FileKind *kind,
             o.disk.granularity = granularity;
         }
         if (join_disk(bs, &o, &st, errp)) {
+            status_reader_init(&s->reader, s->cache, s->fd, &bs->limits,
+                               s->direct);
+            s->reader.learn = o.learn_reads;
             return 0;
         }
     }
@@ -358,6 +361,11 @@ int file_block_status(BlockDriverState *bs, unsigned want, int64_t offset,
 
     *map = offset;
     *file = bs;
+    if (want & BDRV_WANT_READ) {
+        return flags | (status_read_cut(&s->reader, offset, bytes, pnum)
+                            ? BDRV_BLOCK_ZERO
+                            : BDRV_BLOCK_DATA);
+    }
     if (!(want & BDRV_WANT_ZERO)) {
         *pnum = bytes;
         return flags | BDRV_BLOCK_DATA;

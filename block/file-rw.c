@@ -77,18 +77,6 @@ static ssize_t transfer(const Transfer *t, size_t skip, size_t bytes,
 
 /* ---- reads -------------------------------------------------------------- */
 
-static void iov_zero(const struct iovec *iov, int niov, size_t skip)
-{
-    int i;
-
-    for (i = 0; i < niov; i++) {
-        size_t start = MIN(skip, iov[i].iov_len);
-
-        memset((char *)iov[i].iov_base + start, 0, iov[i].iov_len - start);
-        skip -= start;
-    }
-}
-
 /*
  * Where the disk ends: a regular file may have been cut off meanwhile, and what
  * was there is zero; but a device that ends early has been taken away. Or -errno
@@ -103,8 +91,8 @@ static int64_t find_end(FileState *s)
     return fstat(s->fd, &st) < 0 ? -errno : st.st_size;
 }
 
-int file_preadv(BlockDriverState *bs, int64_t offset, int64_t bytes,
-                const struct iovec *iov, int niov, int flags)
+static int do_read(BlockDriverState *bs, int64_t offset, int64_t bytes,
+                   const struct iovec *iov, int niov)
 {
     FileState *s = bs->opaque;
     Transfer t = {
@@ -128,9 +116,18 @@ int file_preadv(BlockDriverState *bs, int64_t offset, int64_t bytes,
         if (offset + n < end) {
             return -EIO;
         }
-        iov_zero(iov, niov, n);
+        iov_zero(iov, niov, n, bytes - n);
     }
     return 0;
+}
+
+int file_preadv(BlockDriverState *bs, int64_t offset, int64_t bytes,
+                const struct iovec *iov, int niov, int flags)
+{
+    FileState *s = bs->opaque;
+
+    return status_read(&s->reader, bs, offset, bytes, iov, niov, flags,
+                       do_read);
 }
 
 /* ---- writes ------------------------------------------------------------- */

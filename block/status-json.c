@@ -111,6 +111,13 @@ static const SchemaMember info_members[] = {
       .doc = "Bytes that zero-writes told about." },
     { "learned-discards", &schema_uint,
       .doc = "Bytes that discards told about." },
+    { "learned-reads", &schema_uint,
+      .doc = "Bytes that reads found to be zero "
+             "(status-cache-learn-reads)." },
+    { "reads-skipped", &schema_uint,
+      .doc = "Reads, and parts of reads, that the disk was not asked for, "
+             "because they were known to be zeroes." },
+    { "bytes-not-read", &schema_uint, .doc = "Bytes of these." },
     { "tainted-zeroes", &schema_uint,
       .doc = "Zero-writes and discards that a data write, a failed flush "
              "or another user crossed, so that not all of them could be "
@@ -213,6 +220,9 @@ JsonObject *status_cache_to_json(StatusCache *cache, StatusProbe *probe)
     set_uint(obj, "learned-writes", s.learned_writes);
     set_uint(obj, "learned-zeroes", s.learned_zeroes);
     set_uint(obj, "learned-discards", s.learned_discards);
+    set_uint(obj, "learned-reads", s.learned_reads);
+    set_uint(obj, "reads-skipped", s.reads_skipped);
+    set_uint(obj, "bytes-not-read", s.bytes_not_read);
     set_uint(obj, "tainted-zeroes", s.tainted_zeroes);
     set_uint(obj, "tainted-probes", s.tainted_probes);
     set_uint(obj, "evictions", s.evictions);

@@ -55,6 +55,20 @@ size_t iov_to_buf(const struct iovec *iov, int niov, size_t offset, void *buf,
     return iov_copy(iov, niov, offset, buf, NULL, bytes);
 }
 
+void iov_zero(const struct iovec *iov, int niov, size_t offset, size_t bytes)
+{
+    int i;
+
+    for (i = 0; i < niov && bytes > 0; i++) {
+        size_t start = MIN(offset, iov[i].iov_len);
+        size_t n = MIN(bytes, iov[i].iov_len - start);
+
+        memset((char *)iov[i].iov_base + start, 0, n);
+        offset -= start;
+        bytes -= n;
+    }
+}
+
 int iov_slice(const struct iovec *iov, int niov, size_t offset, size_t bytes,
               struct iovec *out)
 {

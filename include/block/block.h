@@ -46,6 +46,7 @@ enum {
     BDRV_REQ_FUA = 0x1,         /* on stable storage when it returns */
     BDRV_REQ_MAY_UNMAP = 0x2,   /* write zeroes: may deallocate */
     BDRV_REQ_NO_FALLBACK = 0x4, /* write zeroes: -ENOTSUP if not fast */
+    BDRV_REQ_CUT = 0x8,         /* read: comes after BDRV_WANT_READ */
 };
 
 /* Block status, as QEMU's */
@@ -64,6 +65,12 @@ enum {
     BDRV_WANT_ZERO = 0x1,
     BDRV_WANT_OFFSET_VALID = 0x2,
     BDRV_WANT_PRECISE = 0x3,
+    /*
+     * Alone: asked in place of a read, and so answered at once. What is known to
+     * be zero will not be read, and is accounted as such; what is not known is
+     * data, and so are zeroes that are better read with what surrounds them.
+     */
+    BDRV_WANT_READ = 0x4,
 };
 
 /* No single request is larger; callers split. */

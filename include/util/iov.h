@@ -18,6 +18,9 @@ size_t iov_from_buf(const struct iovec *iov, int niov, size_t offset,
 size_t iov_to_buf(const struct iovec *iov, int niov, size_t offset, void *buf,
                   size_t bytes);
 
+/* Make [@offset, @offset + @bytes) of the list zero, as far as it goes. */
+void iov_zero(const struct iovec *iov, int niov, size_t offset, size_t bytes);
+
 /*
  * Describe [@offset, @offset + @bytes) of the list in @out, which has room for
  * @niov elements. Returns how many of them are used.
