@@ -211,6 +211,11 @@ typedef struct NBD_PACKED NbdDataFields {
     uint64_t offset;
 } NbdDataFields;
 
+typedef struct NBD_PACKED NbdHoleFields {
+    uint64_t offset;
+    uint32_t length; /* of the hole */
+} NbdHoleFields;
+
 typedef struct NBD_PACKED NbdErrorFields {
     uint32_t error;
     uint16_t message_length;

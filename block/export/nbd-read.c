@@ -1,40 +1,83 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * READ. One that is longer than the memory to be had for it is answered with
- * several chunks. A client that takes no chunks gets the head of its reply
- * first and the pieces behind it; if one of them cannot be read then, there is
- * no way left but to hang up.
+ * READ. What is known to be zero without a probe is neither read nor sent, but
+ * told to be a hole, where the client takes any number of chunks. A READ that is
+ * longer than the memory to be had for it is answered with several chunks, too.
+ * A client that takes no chunks gets the head of its reply first and the pieces
+ * behind it; if one of them cannot be read then, there is no way left but to
+ * hang up.
  */
 #include "block/export/nbd-int.h"
 
 #include <errno.h>
 
-static int read_piece(NbdThread *t, uint32_t done, uint32_t bytes)
+static int read_piece(NbdThread *t, uint32_t done, uint32_t bytes, int flags)
 {
     return blk_pread(t->conn->exp->common.blk, t->req.offset + done, bytes,
-                     t->buffer, 0);
+                     t->buffer, flags);
+}
+
+/*
+ * Is what comes after the first @done bytes known to be zero, and how far does
+ * the answer hold?
+ */
+static bool is_hole(NbdThread *t, uint32_t done, uint32_t *bytes)
+{
+    const NbdRequest *req = &t->req;
+    uint32_t left = req->length - done;
+    int64_t pnum;
+    int ret = blk_block_status(t->conn->exp->common.blk, req->offset + done,
+                               left, BDRV_WANT_READ, &pnum);
+
+    *bytes = ret >= 0 && pnum > 0 ? pnum : left;
+    return ret >= 0 && (ret & BDRV_BLOCK_ZERO);
+}
+
+static bool reply_hole(NbdThread *t, uint32_t done, uint32_t bytes)
+{
+    NbdHoleFields fields = {
+        .offset = GUINT64_TO_BE(t->req.offset + done),
+        .length = GUINT32_TO_BE(bytes),
+    };
+
+    return nbd_reply_chunk(t, NBD_REPLY_TYPE_OFFSET_HOLE,
+                           done + bytes == t->req.length, &fields,
+                           sizeof(fields), NULL, 0);
+}
+
+/* Read and reply; 0, or a negative errno if there is to be no more. */
+static int reply_data(NbdThread *t, uint32_t done, uint32_t bytes, int flags)
+{
+    NbdDataFields fields = { .offset = GUINT64_TO_BE(t->req.offset + done) };
+    int ret = read_piece(t, done, bytes, flags);
+
+    if (ret < 0) {
+        nbd_reply_error(t, ret, NULL);
+        return ret;
+    }
+    return nbd_reply_chunk(t, NBD_REPLY_TYPE_OFFSET_DATA,
+                           done + bytes == t->req.length, &fields,
+                           sizeof(fields), t->buffer, bytes)
+               ? 0
+               : -EPIPE;
 }
 
 static void run_structured(NbdThread *t, uint32_t room)
 {
-    NbdRequest *req = &t->req;
-    uint32_t done = 0, part;
-    NbdDataFields fields;
-    int ret;
+    uint32_t done = 0, bytes;
 
-    while (done < req->length) {
-        part = MIN(req->length - done, room);
-        ret = read_piece(t, done, part);
-        if (ret < 0) {
-            nbd_reply_error(t, ret, NULL);
-            return;
+    while (done < t->req.length) {
+        if (is_hole(t, done, &bytes)) {
+            if (!reply_hole(t, done, bytes)) {
+                return;
+            }
+        } else {
+            bytes = MIN(bytes, room);
+            if (reply_data(t, done, bytes, BDRV_REQ_CUT) < 0) {
+                return;
+            }
         }
-        fields.offset = GUINT64_TO_BE(req->offset + done);
-        done += part;
-        if (!nbd_reply_chunk(t, NBD_REPLY_TYPE_OFFSET_DATA, done == req->length,
-                             &fields, sizeof(fields), t->buffer, part)) {
-            return;
-        }
+        done += bytes;
     }
 }
 
@@ -47,7 +90,7 @@ static int send_rest(NbdThread *t, uint32_t done, uint32_t room)
         uint32_t part = MIN(t->req.length - done, room);
         struct iovec iov = { t->buffer, part };
 
-        ret = read_piece(t, done, part);
+        ret = read_piece(t, done, part, 0);
         if (ret == 0) {
             ret = nbd_conn_send(t->conn, &iov, 1);
         }
@@ -62,7 +105,7 @@ static void run_simple(NbdThread *t, uint32_t room)
     struct iovec iov[] = { { &reply, sizeof(reply) }, { t->buffer, room } };
     int ret;
 
-    ret = read_piece(t, 0, room);
+    ret = read_piece(t, 0, room, 0);
     if (ret < 0) {
         nbd_reply_error(t, ret, NULL);
         return;
@@ -91,10 +134,12 @@ void nbd_read_run(NbdThread *t)
         }
     } else if (req->length == 0) {
         nbd_reply_chunk(t, NBD_REPLY_TYPE_NONE, true, NULL, 0, NULL, 0);
-    } else if ((req->flags & NBD_CMD_FLAG_DF) && room < req->length) {
+    } else if (!(req->flags & NBD_CMD_FLAG_DF)) {
+        run_structured(t, room);
+    } else if (room < req->length) {
         nbd_reply_error(t, -EOVERFLOW,
                         "no memory for so long a reply in one piece");
     } else {
-        run_structured(t, room);
+        reply_data(t, 0, req->length, 0);
     }
 }

@@ -116,7 +116,7 @@ struct BlockDriver {
      * As blk_block_status(), but may answer RAW and may exceed @bytes. The
      * range is aligned to request_alignment but where the disk ends. An answer
      * to a question that does not want zeroes may be rough; it must not get
-     * into any cache. NULL: filters let the child answer, others are all data.
+     * into any cache. BDRV_WANT_READ is answered without asking anybody. NULL: filters let the child answer, others are all data.
      */
     int (*block_status)(BlockDriverState *bs, unsigned want, int64_t offset,
                         int64_t bytes, int64_t *pnum, int64_t *map,

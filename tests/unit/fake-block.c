@@ -39,6 +39,7 @@ void fake_reset(int64_t size)
     fake.status = g_malloc(size / FAKE_BLOCK + 1);
     memset(fake.status, BDRV_BLOCK_ZERO, size / FAKE_BLOCK + 1);
     fake.hold = fake.hang = false;
+    fake.holes = false;
     memset(fake.error, 0, sizeof(fake.error));
     fake.error_from = 0;
     fake.permits = 0;
@@ -197,8 +198,18 @@ int blk_flush(BlockBackend *blk)
 int blk_block_status(BlockBackend *blk, int64_t offset, int64_t bytes,
                      unsigned want, int64_t *pnum)
 {
-    int ret = enter(blk, FAKE_STATUS, offset, bytes);
     int64_t block = offset / FAKE_BLOCK, end;
+    int ret;
+
+    /* Part of a read, which is to follow: not held, not failed, not counted */
+    if (want == BDRV_WANT_READ) {
+        MUTEX_GUARD(&fake.lock);
+        ret = fake.holes ? fake.status[block] : BDRV_BLOCK_DATA;
+        *pnum =
+            fake.holes ? MIN((block + 1) * FAKE_BLOCK - offset, bytes) : bytes;
+        return ret;
+    }
+    ret = enter(blk, FAKE_STATUS, offset, bytes);
 
     if (ret == 0) {
         ret = want ? fake.status[block] : BDRV_BLOCK_DATA;

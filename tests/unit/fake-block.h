@@ -36,6 +36,7 @@ typedef struct FakeDisk {
     uint8_t *data; /* or NULL */
     int64_t size;
     uint8_t *status; /* BDRV_BLOCK_DATA, _ZERO per block */
+    bool holes;      /* zeroes among that are known without a probe */
 
     bool hold;           /* requests wait in the disk until this is false, */
     int permits;         /* or until one of so many lets them pass */

@@ -330,6 +330,75 @@ START_TEST(test_errors)
 }
 END_TEST
 
+/* Asserts a hole, the next chunk of the reply to request @cookie. */
+static bool read_hole(int fd, uint64_t cookie, uint64_t offset, uint32_t bytes)
+{
+    NbdHoleFields fields;
+    bool done;
+
+    ck_assert_uint_eq(peer_chunk(fd, cookie, NBD_REPLY_TYPE_OFFSET_HOLE, &done),
+                      sizeof(fields));
+    peer_recv(fd, &fields, sizeof(fields));
+    ck_assert_uint_eq(GUINT64_FROM_BE(fields.offset), offset);
+    ck_assert_uint_eq(GUINT32_FROM_BE(fields.length), bytes);
+    return done;
+}
+
+START_TEST(test_holes)
+{
+    uint8_t data[3 * FAKE_BLOCK];
+    uint64_t at;
+    bool done;
+    int fd = peer_open("rw", true);
+
+    write_all(fd, 1, FAKE_BLOCK, FAKE_BLOCK, 0);
+    ck_assert_uint_eq(peer_simple_reply(fd, NBD_SUCCESS), 1);
+    fake.holes = true;
+    peer_request(fd, 0, NBD_CMD_READ, 2, 512, 3 * FAKE_BLOCK - 512);
+    ck_assert(!read_hole(fd, 2, 512, FAKE_BLOCK - 512));
+    ck_assert_uint_eq(peer_chunk(fd, 2, NBD_REPLY_TYPE_OFFSET_DATA, &done),
+                      sizeof(at) + FAKE_BLOCK);
+    ck_assert(!done);
+    peer_recv(fd, &at, sizeof(at));
+    ck_assert_uint_eq(GUINT64_FROM_BE(at), FAKE_BLOCK);
+    peer_recv(fd, data, FAKE_BLOCK);
+    ck_assert_mem_eq(data, pattern + FAKE_BLOCK, FAKE_BLOCK);
+    ck_assert(read_hole(fd, 2, 2 * FAKE_BLOCK, FAKE_BLOCK));
+    ck_assert_uint_eq(fake.count[FAKE_READ], 1);
+    ck_assert_uint_eq(fake.count[FAKE_STATUS], 0);
+
+    /* in one piece, it is data */
+    peer_request(fd, NBD_CMD_FLAG_DF, NBD_CMD_READ, 3, 0, sizeof(data));
+    peer_read_reply(fd, 3, 0, data, sizeof(data));
+    ck_assert_mem_eq(data, fake.data, sizeof(data));
+    peer_request(fd, NBD_CMD_FLAG_DF, NBD_CMD_READ, 4, 0, 512);
+    peer_read_reply(fd, 4, 0, data, 512);
+    close(fd);
+    /* as it is without chunks */
+    fd = peer_open("rw", false);
+    peer_request(fd, 0, NBD_CMD_READ, 5, 0, sizeof(data));
+    ck_assert_uint_eq(peer_simple_reply(fd, NBD_SUCCESS), 5);
+    peer_recv(fd, data, sizeof(data));
+    ck_assert_mem_eq(data, fake.data, sizeof(data));
+    close(fd);
+}
+END_TEST
+
+/* An error behind a hole */
+START_TEST(test_hole_and_error)
+{
+    int fd = peer_open("rw", true);
+
+    fake.status[1] = BDRV_BLOCK_DATA;
+    fake.holes = true;
+    fake_fail(FAKE_READ, EIO, 0);
+    peer_request(fd, 0, NBD_CMD_READ, 2, 0, 2 * FAKE_BLOCK);
+    ck_assert(!read_hole(fd, 2, 0, FAKE_BLOCK));
+    peer_error_chunk(fd, 2, NBD_EIO);
+    close(fd);
+}
+END_TEST
+
 /* ---- FUA, zeroes, TRIM -------------------------------------------------- */
 
 static void command(int fd, uint16_t flags, uint16_t type)
@@ -530,6 +599,8 @@ int main(void)
     tcase_add_test(tc, test_read_error);
     tcase_add_test(tc, test_read_error_late);
     tcase_add_test(tc, test_write_error_late);
+    tcase_add_test(tc, test_holes);
+    tcase_add_test(tc, test_hole_and_error);
     tcase_add_test(tc, test_errors);
     tcase_add_test(tc, test_flags_of_writes);
     tcase_add_test(tc, test_writethrough);
