@@ -38,7 +38,7 @@ struct StatusCache {
     SparseBitmap *known, *zero;
     SparseBitmap *looked;                       /* rule 4: no pages there */
     StatusOp *writes, *zeroes, *probes, *reads; /* in flight */
-    bool flush_failed;                          /* for good: rule 10 */
+    bool distrust_reads;                        /* for good: rule 10 */
     int64_t evict_hand; /* block where eviction goes on */
     StatusCacheStats stats;
 

@@ -92,7 +92,8 @@ bool status_cache_read_begin(StatusCache *c, StatusOp *op, int64_t offset,
     StatusOp *w;
     MUTEX_GUARD(&c->lock);
 
-    if (c->mode != STATUS_CACHE_ON || c->flush_failed || offset >= c->length) {
+    if (c->mode != STATUS_CACHE_ON || c->distrust_reads ||
+        offset >= c->length) {
         return false;
     }
     round_inward(c, offset, bytes, &start, &end);

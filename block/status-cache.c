@@ -53,7 +53,8 @@
  *     unknown or called data. It registers before it reads, and starts tainted
  *     where a write, discard or zero-write is in flight. Whichever of these
  *     begins before it ends, taints it, however that ends; so does what taints
- *     probes. After a failed flush of the disk no read teaches any more.
+ *     probes. After a failed flush of the disk no read teaches any more, nor
+ *     after a discard without a promise.
  *
  * Why rule 1 marks first: between the data's arrival in the page cache and the
  * end of the request a reader may see it already. Why rule 3 does not trust an
@@ -70,6 +71,8 @@
  * by itself. Why a failed flush ends it: the kernel calls pages clean then that
  * never got to the disk. They may read as zeroes until they are dropped, and as
  * older data afterwards; that is not what a mapping does, on which probes rely.
+ * And a device may return zeroes for what was discarded until it thinks better of
+ * it.
  *
  * One mutex protects everything and is never held over a system call. Nodes of
  * the bitmaps that an operation detaches are freed after the mutex is released.
@@ -230,6 +233,7 @@ void status_cache_discard_begin(StatusCache *c, StatusOp *op, int64_t offset,
     status_op_begin(c, op, OP_DISCARD, offset, bytes);
     writer_begin(c, op);
     status_map_forget(c, op->start, op->end);
+    c->distrust_reads = true;
     c->stats.learned_discards += bytes;
 }
 
@@ -337,7 +341,7 @@ void status_cache_flush_failed(StatusCache *c)
 
     status_map_forget_zeroes(c);
     status_op_taint_list(c->zeroes, 0, INT64_MAX);
-    c->flush_failed = true;
+    c->distrust_reads = true;
 }
 
 void status_cache_set_mode(StatusCache *c, StatusCacheMode mode)
