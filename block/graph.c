@@ -221,7 +221,10 @@ static guint chain_above(const BlockDriverState *bs)
         const BdrvChild *c = bs->parents->pdata[i];
 
         if (c->parent) {
-            longest = MAX(longest, chain_above(c->parent));
+            /* not inside MAX(), which would ask twice */
+            guint length = chain_above(c->parent);
+
+            longest = MAX(longest, length);
         }
     }
     return longest + 1;
@@ -236,7 +239,10 @@ static guint chain_below(const BlockDriverState *bs)
         const BdrvChild *c = bs->children->pdata[i];
 
         if (c->bs) {
-            longest = MAX(longest, chain_below(c->bs));
+            /* not inside MAX(), which would ask twice */
+            guint length = chain_below(c->bs);
+
+            longest = MAX(longest, length);
         }
     }
     return longest + 1;

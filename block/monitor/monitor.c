@@ -388,8 +388,9 @@ static gboolean wait_over(gpointer opaque)
 
 bool monitor_wait(bool (*over)(void *opaque), void *opaque, int64_t deadline_us)
 {
-    int64_t left_us = MAX(deadline_us - g_get_monotonic_time(), 0);
-    GSource *timer = g_timeout_source_new(MIN(left_us / 1000 + 1, G_MAXUINT));
+    int64_t left_us = deadline_us - g_get_monotonic_time();
+    int64_t left_ms = MAX(left_us, 0) / 1000 + 1;
+    GSource *timer = g_timeout_source_new(MIN(left_ms, G_MAXUINT));
     bool in_time = true;
 
     g_source_set_callback(timer, wait_over, &in_time, NULL);
