@@ -52,6 +52,7 @@ typedef struct MirrorWorker {
 struct MirrorJob {
     Job *job;
     BlockDriverState *source_bs, *target_bs, *filter;
+    BlockDriverState *replaced_bs; /* source_bs, or below it by filters only */
     BlockBackend *source, *target;
     BdrvDirtyBitmap *dirty;
     int64_t length;

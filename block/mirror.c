@@ -183,7 +183,8 @@ static void drop_filter(MirrorJob *s)
 
 /*
  * All users of the source go on with the target: those above the filter, and
- * those that have come since and stand beside it.
+ * those that have come since and stand beside it. Or all users of what is
+ * replaced below the source, which then stands on the target itself.
  */
 static int pivot(MirrorJob *s, GError **errp)
 {
@@ -192,10 +193,10 @@ static int pivot(MirrorJob *s, GError **errp)
     if (!blk_set_perm(s->target, 0, BLK_PERM_ALL, errp)) {
         return -EPERM;
     }
-    /* Drained already, like all that is above the source; it stays so when it
-     * is no longer above it. */
+    /* Drained already, like all that is above what is replaced; it stays so
+     * when it is no longer above it. */
     bdrv_drained_begin(s->filter);
-    ok = bdrv_replace_node(s->source_bs, s->target_bs, errp);
+    ok = bdrv_replace_node(s->replaced_bs, s->target_bs, errp);
     if (ok) {
         drop_filter(s);
     }
@@ -238,11 +239,11 @@ static int mirror_prepare(Job *job, GError **errp)
     int ret;
 
     if (!mirror_hold(s, deadline_us) ||
-        !bdrv_try_drained_begin(s->source_bs, deadline_us)) {
+        !bdrv_try_drained_begin(s->replaced_bs, deadline_us)) {
         return try_again(s, back_off(s));
     }
     ret = copy_rest_and_pivot(s, errp);
-    bdrv_drained_end(s->source_bs);
+    bdrv_drained_end(s->replaced_bs);
     return ret;
 }
 
@@ -275,6 +276,7 @@ static void mirror_clean(Job *job)
     bdrv_unref(s->filter);
     bdrv_unref(s->source_bs);
     bdrv_unref(s->target_bs);
+    bdrv_unref(s->replaced_bs);
 }
 
 static const JobDriver mirror_job_driver = {
@@ -378,6 +380,35 @@ static bool check_nodes(BlockDriverState *source, BlockDriverState *target,
     return true;
 }
 
+/* The node that the target is to replace: one whose contents are the source's.
+ * Referenced; NULL and @errp if there is no such node */
+static BlockDriverState *find_replaced(const char *name,
+                                       BlockDriverState *source, GError **errp)
+{
+    BlockDriverState *bs = bdrv_find_node(name, NULL);
+    BlockDriverState *at = source;
+
+    if (!bs) {
+        error_setg(errp, "Failed to find node with node-name='%s'", name);
+        return NULL;
+    }
+    while (at && at != bs) {
+        at = at->drv->kind == BLOCK_DRIVER_FILTER ? at->file->bs : NULL;
+    }
+    if (!at) {
+        error_setg(errp,
+                   "Cannot replace '%s' by a node mirrored from '%s', because "
+                   "it cannot be guaranteed that doing so would not lead to an "
+                   "abrupt change of visible data",
+                   name, bdrv_node_name(source));
+    }
+    if (!at || job_uses_node(bs, errp)) {
+        bdrv_unref(bs);
+        return NULL;
+    }
+    return bs;
+}
+
 static void set_sizes(MirrorJob *s, const MirrorOptions *options)
 {
     int64_t buf =
@@ -472,6 +503,7 @@ static bool set_up(MirrorJob *s, const MirrorOptions *options, GError **errp)
     job_add_node(s->job, s->source_bs);
     job_add_node(s->job, s->target_bs);
     job_add_node(s->job, s->filter);
+    job_add_node(s->job, s->replaced_bs);
     if (copies_all(options)) {
         bdrv_set_dirty_bitmap(s->dirty, 0, s->length);
         job_progress_set_remaining(s->job, s->length);
@@ -482,27 +514,36 @@ static bool set_up(MirrorJob *s, const MirrorOptions *options, GError **errp)
 static bool start(const MirrorOptions *options, BlockDriverState *source,
                   BlockDriverState *target, GError **errp)
 {
-    BlockDriverState *filter;
+    const char *replaces =
+        options->replaces ? options->replaces : bdrv_node_name(source);
+    BlockDriverState *replaced, *filter;
     MirrorJob *s;
     Job *job;
 
     if (!check_nodes(source, target, errp)) {
         return false;
     }
+    replaced = find_replaced(replaces, source, errp);
+    if (!replaced) {
+        return false;
+    }
     filter =
         bdrv_new_internal(&bdrv_mirror_top, options->filter_node_name, errp);
     if (!filter) {
+        bdrv_unref(replaced);
         return false;
     }
     job = job_create(&mirror_job_driver, &options->job, errp);
     if (!job) {
         bdrv_unref(filter);
+        bdrv_unref(replaced);
         return false;
     }
     s = job_opaque(job);
     s->job = job;
     s->source_bs = bdrv_ref(source);
     s->target_bs = bdrv_ref(target);
+    s->replaced_bs = replaced;
     s->filter = filter;
     s->length = bdrv_getlength(source);
     s->on_source_error = options->on_source_error;

@@ -42,7 +42,9 @@ static const SchemaType blockdev_mirror_type = {
               .doc = "The node to copy to, of the same size, which nobody else "
                      "may use." },
             { "replaces", &schema_str, .optional = true,
-              .doc = "Refused: the target replaces the device." },
+              .doc = "The node whose users go on with the target when the job "
+                     "is completed: the device, or a node below it with only "
+                     "filters (\"throttle\") between. Default: the device." },
             { "sync", &sync_mode_type, .doc = "What to copy at first." },
             { "speed", &schema_int, .optional = true,
               .doc = "Bytes of data to copy in a second at most; zeroes do not "
@@ -102,6 +104,7 @@ static JsonNode *qmp_blockdev_mirror(JsonObject *args, GError **errp)
         },
         .device = schema_get_str(args, "device", NULL),
         .target = schema_get_str(args, "target", NULL),
+        .replaces = schema_get_str(args, "replaces", NULL),
         .filter_node_name = schema_get_str(args, "filter-node-name", NULL),
         .granularity = schema_get_int(args, "granularity", 0),
         .buf_size = schema_get_int(args, "buf-size", 0),
@@ -116,10 +119,6 @@ static JsonNode *qmp_blockdev_mirror(JsonObject *args, GError **errp)
                             JOB_ON_ERROR_REPORT),
     };
 
-    if (schema_has(args, "replaces")) {
-        error_setg(errp, "Parameter 'replaces' is not supported");
-        return NULL;
-    }
     if (check_choice(args, "copy-mode", "background", errp)) {
         mirror_start(&options, errp);
     }

@@ -24,6 +24,7 @@ typedef enum MirrorSync {
 typedef struct MirrorOptions {
     JobOptions job;
     const char *device, *target;  /* node names */
+    const char *replaces;         /* NULL: device */
     const char *filter_node_name; /* NULL: generated */
     int64_t granularity;          /* bytes; 0: the default */
     int64_t buf_size;             /* bytes; 0: the default */

@@ -34,8 +34,13 @@ def both():
                 "--blockdev", f"file,node-name=dst,filename={copy}",
                 "--blockdev", f"file,node-name=short,filename={short}",
                 "--blockdev", f"null-co,node-name=null0,size={SIZE}",
+                "--blockdev", f"null-co,node-name=lowest,size={SIZE}",
                 "--blockdev", f"null-co,node-name=below,size={SIZE}",
                 "--blockdev", "raw,node-name=above,file=below",
+                "--object", "throttle-group,id=group",
+                "--blockdev", "throttle,node-name=upper,throttle-group=group,"
+                f"file.driver=throttle,file.node-name=lower,"
+                f"file.throttle-group=group,file.file=lowest",
                 program=program))
             daemons.append(daemon)
         yield daemons
@@ -88,6 +93,8 @@ class JobsAsStockRunsThem(unittest.TestCase):
         try:
             return self.neutral(daemon.cmd(*step))
         except QMPError as error:
+            if step[0] == "blockdev-del":
+                return error.error_class  # ours says who uses the node
             return {"class": error.error_class, "desc": error.desc}
 
     def run_both(self, *steps, slow=False):
@@ -208,6 +215,20 @@ class JobsAsStockRunsThem(unittest.TestCase):
             mirror("m2", device="null0", target="above",
                    filter_node_name="f0"),
             verb("job-cancel"), "null")
+
+    def test_replaces(self):
+        for replaces in ("upper", "lower", "lowest"):
+            self.run_both(
+                mirror(device="upper", target="null0", replaces=replaces),
+                "BLOCK_JOB_READY", ("blockdev-del", {"node-name": "null0"}),
+                verb("job-complete"), "null",
+                *(("blockdev-del", {"node-name": name})
+                  for name in ("lowest", "null0", "upper", "null0")))
+        self.run_both(
+            mirror(replaces="src"), "BLOCK_JOB_READY", verb("job-cancel"),
+            "null", *(mirror(device="upper", replaces=replaces)
+                      for replaces in ("nope", "", "src", "dst", "above")),
+            mirror(device="above", target="null0", replaces="below"))
 
     def test_chains(self):
         """What stands above or below another node"""

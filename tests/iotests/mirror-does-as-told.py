@@ -257,7 +257,8 @@ class MirrorDoesAsTold(unittest.TestCase):
                      ("copy-mode", "write-blocking")),
                     ({"on-source-error": "abort"},
                      ("on-source-error", "abort")),
-                    ({"replaces": "disk"}, ("replaces",)),
+                    ({"replaces": "nope"}, ("nope",)),
+                    ({"replaces": "target"}, ("target", "disk")),
                     ({"buf-size": 1 << 31}, ("buf-size", str(1 << 31))),
                     ({"granularity": 1000}, ("granularity",)),
                     ({"no-such-thing": 1}, ("no-such-thing",))):

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* What else may be asked of a mirror: sync */
+/* What else may be asked of a mirror: sync, replaces */
 #include <string.h>
 
 #include "block/mirror-int.h"
@@ -104,6 +104,147 @@ START_TEST(test_top)
 }
 END_TEST
 
+/* ---- replaces ----------------------------------------------------------- */
+
+static int pass_preadv(BlockDriverState *bs, int64_t offset, int64_t bytes,
+                       const struct iovec *iov, int niov, int flags)
+{
+    return bdrv_preadv(bs->file->bs, offset, bytes, iov, niov, flags);
+}
+
+static int pass_pwritev(BlockDriverState *bs, int64_t offset, int64_t bytes,
+                        const struct iovec *iov, int niov, int flags)
+{
+    return bdrv_pwritev(bs->file->bs, offset, bytes, iov, niov, flags);
+}
+
+static const BlockDriver pass_driver = {
+    .format_name = "pass",
+    .kind = BLOCK_DRIVER_FILTER,
+    .preadv = pass_preadv,
+    .pwritev = pass_pwritev,
+};
+
+/* Between the guest and the source */
+static BlockDriverState *above;
+
+static void insert_above(void *opaque)
+{
+    above = bdrv_new_internal(&pass_driver, "above", NULL);
+    ck_assert(bdrv_insert_filter(above, source, NULL));
+}
+
+static void remove_above(void *opaque)
+{
+    ck_assert(bdrv_remove_filter(above, NULL));
+    bdrv_unref(above);
+}
+
+static void make_above(void)
+{
+    make_filled(4 * MiB);
+    on_management(insert_above, NULL);
+}
+
+static void unmake_above(void)
+{
+    on_management(remove_above, NULL);
+    unmake();
+}
+
+static Start replace_below(void)
+{
+    Start start = defaults();
+
+    start.options.device = "above";
+    start.options.replaces = "src";
+    return start;
+}
+
+/* Bytes are written by turns, all over the disk; which were acknowledged */
+static int over; /* atomic */
+static uint8_t acknowledged[4 * MiB / GRANULE];
+
+static void *writer(void *opaque)
+{
+    int n = 0;
+
+    while (!g_atomic_int_get(&over)) {
+        int i = n * 7 % (int)G_N_ELEMENTS(acknowledged);
+        uint8_t byte = 1 + n++ % 255;
+
+        ck_assert_int_eq(blk_pwrite(guest, i * GRANULE, 1, &byte, 0), 0);
+        acknowledged[i] = byte;
+    }
+    return NULL;
+}
+
+START_TEST(test_replaces)
+{
+    Start start = replace_below();
+    uint8_t *have;
+    pthread_t thread;
+    uint8_t byte = 1;
+    size_t i;
+
+    memset(acknowledged, 0, sizeof(acknowledged));
+    g_atomic_int_set(&over, 0);
+    make_above();
+    start_with(&start);
+    wait_event("m:READY");
+    pthread_create(&thread, NULL, writer, NULL);
+    if (_i) {
+        complete();
+    } else {
+        soft_cancel();
+    }
+    wait_event("m:null");
+    check_events("m:created m:running m:ready m:READY m:waiting m:pending "
+                 "m:COMPLETED m:concluded m:null");
+    g_atomic_int_set(&over, 1);
+    pthread_join(thread, NULL);
+    check_home(above);
+    ck_assert(above->file->bs == (_i ? target : source));
+    have = mem_disk_data(mem_disk_of(above->file->bs));
+    for (i = 0; i < G_N_ELEMENTS(acknowledged); i++) {
+        ck_assert(!acknowledged[i] || acknowledged[i] == have[i * GRANULE]);
+    }
+    ck_assert_int_eq(blk_pwrite(guest, 4 * MiB - 1, 1, &byte, 0), 0);
+    ck_assert_int_eq(have[4 * MiB - 1], 1);
+    unmake_above();
+}
+END_TEST
+
+START_TEST(test_replaces_device)
+{
+    Start start = defaults();
+
+    make_filled(MiB);
+    start.options.replaces = "src";
+    start_with(&start);
+    wait_event("m:READY");
+    complete();
+    wait_event("m:null");
+    check_home(target);
+    unmake();
+}
+END_TEST
+
+START_TEST(test_replaces_refused)
+{
+    Start start = replace_below();
+
+    make_above();
+    start.options.replaces = "nope";
+    refused(&start, "Failed to find node with node-name='nope'");
+    start.options.replaces = "dst";
+    refused(&start, "Cannot replace 'dst' by a node mirrored from 'above', "
+                    "because it cannot be guaranteed that doing so would not "
+                    "lead to an abrupt change of visible data");
+    unmake_above();
+}
+END_TEST
+
 static Suite *suite(void)
 {
     Suite *s = suite_create("mirror-options");
@@ -113,6 +254,9 @@ static Suite *suite(void)
     tcase_add_loop_test(t, test_none, 0, 2);
     tcase_add_test(t, test_none_target_is_zero);
     tcase_add_test(t, test_top);
+    tcase_add_loop_test(t, test_replaces, 0, 2);
+    tcase_add_test(t, test_replaces_device);
+    tcase_add_test(t, test_replaces_refused);
     suite_add_tcase(s, t);
     return s;
 }
