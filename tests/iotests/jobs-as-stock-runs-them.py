@@ -39,8 +39,8 @@ def both():
                 "--blockdev", "raw,node-name=above,file=below",
                 "--object", "throttle-group,id=group",
                 "--blockdev", "throttle,node-name=upper,throttle-group=group,"
-                f"file.driver=throttle,file.node-name=lower,"
-                f"file.throttle-group=group,file.file=lowest",
+                "file.driver=throttle,file.node-name=lower,"
+                "file.throttle-group=group,file.file=lowest",
                 program=program))
             daemons.append(daemon)
         yield daemons
