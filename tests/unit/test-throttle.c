@@ -393,7 +393,6 @@ int main(void)
     Suite *s = suite_create("throttle");
     TCase *tc = tcase_create("throttle");
 
-    tcase_set_timeout(tc, 60);
     tcase_add_loop_test(tc, test_taking_turns, 0, 2);
     tcase_add_test(tc, test_lines_apart);
     tcase_add_test(tc, test_limits_that_change);

@@ -305,14 +305,16 @@ int main(void)
 {
     Suite *s = suite_create("wait");
     TCase *tc = tcase_create("wait");
+    TCase *hurry = tcase_create("hurry");
 
     tcase_set_timeout(tc, 60);
     tcase_add_test(tc, test_deadline);
     tcase_add_test(tc, test_cancel);
     tcase_add_test(tc, test_woken);
-    tcase_add_test(tc, test_hurry);
-    tcase_add_test(tc, test_hurry_and_cancel);
     tcase_add_test(tc, test_race);
     suite_add_tcase(s, tc);
+    tcase_add_test(hurry, test_hurry);
+    tcase_add_test(hurry, test_hurry_and_cancel);
+    suite_add_tcase(s, hurry);
     return unit_main(s);
 }
