@@ -3,7 +3,7 @@
  * Fuzzes what the NBD server does with a client's bytes. The first byte says
  * whether they begin after the greeting, or in the transmission phase with or
  * without structured replies or extended headers; how much memory there is for
- * requests; and whether the disk fails.
+ * requests; whether the disk fails; and whether its zeroes are known.
  */
 #include <errno.h>
 #include <glib.h>
@@ -129,6 +129,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     how = data[0];
     nbd_limits.small_buffer = 65536;
     nbd_limits.memory = how & 4 ? 0 : 512 << 20;
+    fake.holes = how & 32;
     for (int op = 0; op < FAKE_OPS; op++) {
         fake_fail(op, how & 8 ? EIO : 0, SIZE / 2);
     }
