@@ -28,6 +28,7 @@
 #include "block/job.h"
 #include "monitor/monitor.h"
 #include "tools/process.h"
+#include "util/fdset.h"
 #include "util/object.h"
 #include "util/schema.h"
 
@@ -214,5 +215,6 @@ void end_daemon(const char *program)
     g_ptr_array_unref(e.problems);
     object_del_all();
     monitor_cleanup();
+    fdset_close_all();
     pidfile_remove();
 }

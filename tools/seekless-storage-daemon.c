@@ -19,6 +19,7 @@
 #include "monitor/qmp.h"
 #include "tools/ending.h"
 #include "tools/process.h"
+#include "util/fdset.h"
 #include "util/keyval.h"
 
 static const char program[] = "seekless-storage-daemon";
@@ -347,6 +348,7 @@ int main(int argc, char **argv)
     g_autoptr(GError) err = NULL;
     bool ok;
 
+    named_fd_init();
     g_array_set_clear_func(cl.set_up, set_up_clear);
     parse_command_line(&cl, argc, argv);
     if (!process_open_stdio(&err) || (cl.daemonize && !process_fork(&err))) {

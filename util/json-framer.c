@@ -324,6 +324,11 @@ static bool feed(JsonFramer *framer, guchar c, bool *eaten, JsonNode **node,
     g_assert_not_reached();
 }
 
+bool json_framer_is_within(const JsonFramer *framer)
+{
+    return framer->state != BETWEEN;
+}
+
 bool json_framer_next(JsonFramer *framer, JsonNode **node, GError **err)
 {
     *node = NULL;

@@ -212,6 +212,44 @@ static bool socket_open(Chardev *chr, JsonObject *options, GError **errp)
                   : open_client(s, options, errp);
 }
 
+/* Append the descriptors in @msg to @fds. */
+static void collect_fds(struct msghdr *msg, int *fds, size_t *n_fds)
+{
+    struct cmsghdr *cmsg;
+    size_t n;
+
+    for (cmsg = CMSG_FIRSTHDR(msg); cmsg; cmsg = CMSG_NXTHDR(msg, cmsg)) {
+        if (cmsg->cmsg_level == SOL_SOCKET && cmsg->cmsg_type == SCM_RIGHTS) {
+            n = (cmsg->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+            g_assert(*n_fds + n <= CHARDEV_MAX_FDS);
+            memcpy(fds + *n_fds, CMSG_DATA(cmsg), n * sizeof(int));
+            *n_fds += n;
+        }
+    }
+}
+
+static ssize_t socket_read(Chardev *chr, void *buf, size_t bytes, int *fds,
+                           size_t *n_fds)
+{
+    struct iovec iov = { buf, bytes };
+    union {
+        struct cmsghdr align;
+        char space[CMSG_SPACE(CHARDEV_MAX_FDS * sizeof(int))];
+    } control;
+    struct msghdr msg = {
+        .msg_iov = &iov,
+        .msg_iovlen = 1,
+        .msg_control = &control,
+        .msg_controllen = sizeof(control),
+    };
+    ssize_t n = recvmsg(chr->in_fd, &msg, MSG_CMSG_CLOEXEC);
+
+    if (n >= 0) {
+        collect_fds(&msg, fds, n_fds);
+    }
+    return n;
+}
+
 static void socket_disconnected(Chardev *chr)
 {
     SocketChardev *s = (SocketChardev *)chr;
@@ -286,6 +324,7 @@ const ChardevKind chardev_socket_kind = {
     .options = &socket_flat_type,
     .json_options = &socket_wrapper_type,
     .open = socket_open,
+    .read = socket_read,
     .disconnected = socket_disconnected,
     .close = socket_close,
 };

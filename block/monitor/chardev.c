@@ -65,10 +65,25 @@ void chardev_drop(Chardev *chr)
 
 static void watch_input(Chardev *chr);
 
+static void hand_over(Chardev *chr, const int *fds, size_t n)
+{
+    size_t i;
+
+    if (n && chr->handlers->received_fds) {
+        chr->handlers->received_fds(chr->opaque, fds, n);
+        return;
+    }
+    for (i = 0; i < n; i++) {
+        close(fds[i]);
+    }
+}
+
 static gboolean input_ready(int fd, GIOCondition condition, gpointer opaque)
 {
     Chardev *chr = opaque;
     char buf[READ_BYTES];
+    int fds[CHARDEV_MAX_FDS];
+    size_t n_fds = 0;
     ssize_t n;
 
     if (chr->ended) {
@@ -76,7 +91,8 @@ static gboolean input_ready(int fd, GIOCondition condition, gpointer opaque)
         chardev_drop(chr);
         return G_SOURCE_CONTINUE;
     }
-    n = read(fd, buf, sizeof(buf));
+    n = chr->kind->read ? chr->kind->read(chr, buf, sizeof(buf), fds, &n_fds)
+                        : read(fd, buf, sizeof(buf));
     if (n < 0) {
         if (errno != EAGAIN && errno != EINTR) {
             chardev_drop(chr);
@@ -86,6 +102,7 @@ static gboolean input_ready(int fd, GIOCondition condition, gpointer opaque)
         watch_input(chr);
         chr->handlers->ended(chr->opaque);
     } else {
+        hand_over(chr, fds, n_fds);
         chr->handlers->received(chr->opaque, buf, n);
     }
     return G_SOURCE_CONTINUE;

@@ -9,6 +9,7 @@
 
 #include <glib.h>
 #include <stdbool.h>
+#include <sys/types.h>
 
 #include "util/schema.h"
 
@@ -18,6 +19,9 @@ typedef struct Chardev Chardev;
 typedef struct ChardevHandlers {
     void (*opened)(void *opaque); /* there is a peer */
     void (*received)(void *opaque, const void *data, size_t bytes);
+    /* Descriptors that came with what is received next; they become its user's.
+     * NULL: they are closed. */
+    void (*received_fds)(void *opaque, const int *fds, size_t n);
     void (*ended)(void *opaque);   /* the peer sends no more, but may read */
     void (*drained)(void *opaque); /* all output has been taken */
     void (*closed)(void *opaque);  /* the peer is gone */
@@ -50,6 +54,10 @@ void chardev_close_all(void);
 
 /* ---- for the kinds of chardevs ------------------------------------------ */
 
+/* So many descriptors may come with what is read at once; the kernel closes
+ * what is more. */
+#define CHARDEV_MAX_FDS 16
+
 typedef struct ChardevKind {
     const char *name;
     size_t instance_size;           /* of a struct that begins with a Chardev */
@@ -57,6 +65,10 @@ typedef struct ChardevKind {
     const SchemaType *json_options; /* "data" of the JSON form */
     /* @options are checked; those of the JSON form have become flat. */
     bool (*open)(Chardev *chr, JsonObject *options, GError **errp);
+    /* read(2), and *@n_fds descriptors that came with it, CHARDEV_MAX_FDS at
+     * most; NULL: there can be none. */
+    ssize_t (*read)(Chardev *chr, void *buf, size_t bytes, int *fds,
+                    size_t *n_fds);
     /* The peer is gone and its file descriptors are not used any more. */
     void (*disconnected)(Chardev *chr);
     void (*close)(Chardev *chr);

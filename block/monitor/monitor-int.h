@@ -34,6 +34,7 @@ typedef struct QmpRequest {
     JsonNode *id;          /* or NULL */
     bool oob;              /* exec-oob: may overtake */
     bool pretty;
+    int fd;          /* that came with it, or -1 */
     JsonNode *input; /* until it is resolved */
     GError *err;
     GString *reply; /* once executed, with the line's end */
@@ -49,6 +50,8 @@ typedef struct QmpCapabilities {
  * NULL. */
 QmpRequest *qmp_request_new(JsonNode *input, GError *err);
 void qmp_request_free(QmpRequest *req);
+/* Is it a command that takes a file descriptor? */
+bool qmp_request_takes_fd(const QmpRequest *req);
 /* Find the command and check the arguments; sets cmd and args, or err. */
 void qmp_request_resolve(QmpRequest *req, const QmpCapabilities *caps);
 /* Call the handler, if there is one to call, and make the reply. On the thread

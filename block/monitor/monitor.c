@@ -11,15 +11,22 @@
  *
  * Input is taken only while less than MONITOR_QUEUE_MAX commands wait and the
  * peer takes the output: whoever does not read is not read from either.
+ *
+ * File descriptors come beside the bytes, with those of the command they are
+ * meant for or just before it. So a command that takes one gets the first that
+ * is left of those that came until then. What is left when a command has ended
+ * and no other is begun was meant for nobody, and is closed.
  */
 #include <signal.h>
 #include <stdatomic.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "chardev.h"
 #include "monitor-int.h"
 #include "monitor/monitor.h"
 #include "util/error.h"
+#include "util/fdset.h"
 #include "util/json-framer.h"
 #include "util/keyval.h"
 
@@ -32,7 +39,10 @@ typedef struct Session {
     QmpRequest *running; /* in order; its reply has not yet been sent */
     guint running_oob;   /* out of order: how many */
     QmpCapabilities caps;
-    bool ended; /* the peer sends no more */
+    bool ended;               /* the peer sends no more */
+    int fds[CHARDEV_MAX_FDS]; /* that came and are not yet a command's */
+    guint n_fds;
+    bool fds_offered; /* a command has ended since they came */
 } Session;
 
 struct Monitor {
@@ -51,12 +61,50 @@ static atomic_bool quit_requested;
 
 static void session_process(Session *session);
 
+/* ---- file descriptors --------------------------------------------------- */
+
+static void close_now(void *opaque)
+{
+    close(GPOINTER_TO_INT(opaque));
+}
+
+/* It may take a while, if a server has to be told. */
+static void close_later(int fd)
+{
+    worker_queue(close_now, GINT_TO_POINTER(fd));
+}
+
+static void session_close_fds(Session *session)
+{
+    while (session->n_fds) {
+        close_later(session->fds[--session->n_fds]);
+    }
+}
+
+static void session_give_fd(Session *session, QmpRequest *req)
+{
+    session->fds_offered = true;
+    if (session->n_fds && qmp_request_takes_fd(req)) {
+        req->fd = session->fds[0];
+        session->n_fds--;
+        memmove(session->fds, session->fds + 1, session->n_fds * sizeof(int));
+    }
+}
+
+static void close_unused(void *opaque)
+{
+    fdset_close_unused();
+}
+
 /* ---- sessions ----------------------------------------------------------- */
 
 static void session_free(gpointer opaque)
 {
     Session *session = opaque;
 
+    while (session->n_fds) {
+        close(session->fds[--session->n_fds]);
+    }
     g_queue_clear_full(&session->waiting, (GDestroyNotify)qmp_request_free);
     json_framer_free(session->framer);
     g_free(session);
@@ -94,6 +142,10 @@ static void request_done(void *opaque)
     Session *session = req->owner;
 
     commands--;
+    if (req->fd >= 0) {
+        close_later(req->fd);
+        req->fd = -1;
+    }
     session_send(session, req->reply);
     if (req == session->running) {
         session->running = NULL;
@@ -143,9 +195,13 @@ static bool session_take(Session *session)
     QmpRequest *req;
 
     if (!json_framer_next(session->framer, &node, &err)) {
+        if (session->fds_offered && !json_framer_is_within(session->framer)) {
+            session_close_fds(session);
+        }
         return false;
     }
     req = qmp_request_new(node, err);
+    session_give_fd(session, req);
     if (req->oob && session->caps.oob) {
         session->running_oob++;
         session_execute(session, req);
@@ -194,6 +250,9 @@ static void session_process(Session *session)
             chardev_finish(session->mon->chr);
         } else {
             g_ptr_array_remove(sessions, session);
+            if (sessions->len == 0) {
+                management_queue(close_unused, NULL);
+            }
         }
     }
 }
@@ -226,6 +285,22 @@ static void monitor_received(void *opaque, const void *data, size_t bytes)
     session_process(mon->session);
 }
 
+static void monitor_received_fds(void *opaque, const int *fds, size_t n)
+{
+    Monitor *mon = opaque;
+    Session *session = mon->session;
+    size_t i;
+
+    session->fds_offered = false;
+    for (i = 0; i < n; i++) {
+        if (session->n_fds < CHARDEV_MAX_FDS) {
+            session->fds[session->n_fds++] = fds[i];
+        } else {
+            close_later(fds[i]);
+        }
+    }
+}
+
 static void monitor_ended(void *opaque)
 {
     Monitor *mon = opaque;
@@ -247,6 +322,7 @@ static void monitor_closed(void *opaque)
     Monitor *mon = opaque;
     Session *session = mon->session;
 
+    session_close_fds(session);
     mon->session = NULL;
     session->mon = NULL;
     if (!session->ended) {
@@ -259,6 +335,7 @@ static void monitor_closed(void *opaque)
 static const ChardevHandlers monitor_handlers = {
     .opened = monitor_opened,
     .received = monitor_received,
+    .received_fds = monitor_received_fds,
     .ended = monitor_ended,
     .drained = monitor_drained,
     .closed = monitor_closed,

@@ -5,9 +5,13 @@
  */
 #include <math.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "monitor-int.h"
 #include "util/json-text.h"
+
+/* Whose handler runs on this thread */
+static __thread QmpRequest *current;
 
 /* An integer that was too large to be kept as one: it would not come back as
  * it was sent. */
@@ -25,6 +29,7 @@ QmpRequest *qmp_request_new(JsonNode *input, GError *err)
 
     req->input = input;
     req->err = err;
+    req->fd = -1;
     if (!input || !JSON_NODE_HOLDS_OBJECT(input)) {
         if (!err) {
             error_setg(&req->err, "QMP input must be a JSON object");
@@ -51,6 +56,9 @@ void qmp_request_free(QmpRequest *req)
     g_clear_error(&req->err);
     if (req->reply) {
         g_string_free(req->reply, TRUE);
+    }
+    if (req->fd >= 0) {
+        close(req->fd);
     }
     g_free(req);
 }
@@ -122,6 +130,21 @@ static const char *command_name(JsonObject *object, bool allow_oob,
     return command;
 }
 
+bool qmp_request_takes_fd(const QmpRequest *req)
+{
+    const QmpCommand *cmd = NULL;
+    JsonNode *name;
+
+    if (req->input && JSON_NODE_HOLDS_OBJECT(req->input)) {
+        name =
+            json_object_get_member(json_node_get_object(req->input), "execute");
+        if (name && json_node_get_value_type(name) == G_TYPE_STRING) {
+            cmd = find_command(json_node_get_string(name));
+        }
+    }
+    return cmd && cmd->takes_fd;
+}
+
 /* May a session with @caps use the command @name, which is @cmd or unknown? */
 static bool check_command(const QmpCommand *cmd, const char *name, bool oob,
                           const QmpCapabilities *caps, GError **errp)
@@ -189,6 +212,17 @@ void qmp_append_line(GString *out, JsonNode *node, bool pretty)
     g_string_append(out, "\r\n");
 }
 
+int qmp_take_fd(GError **errp)
+{
+    int fd = current->fd;
+
+    if (fd < 0) {
+        error_setg(errp, "No file descriptor supplied via SCM_RIGHTS");
+    }
+    current->fd = -1;
+    return fd;
+}
+
 void qmp_request_execute(QmpRequest *req)
 {
     JsonObject *reply = json_object_new();
@@ -196,8 +230,10 @@ void qmp_request_execute(QmpRequest *req)
     JsonNode *value = NULL;
 
     if (req->cmd) {
+        current = req;
         value = req->cmd->handler(req->args, &req->err);
         g_assert(!value || !req->err);
+        current = NULL;
     }
     if (!req->err) {
         if (!value) {

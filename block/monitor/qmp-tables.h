@@ -8,6 +8,7 @@
 extern const QmpCommand qmp_block_commands[];
 extern const QmpCommand qmp_control_commands[];
 extern const QmpCommand qmp_export_commands[];
+extern const QmpCommand qmp_fd_commands[];
 extern const QmpCommand qmp_job_commands[];
 extern const QmpCommand qmp_mirror_commands[];
 extern const QmpCommand qmp_object_commands[];

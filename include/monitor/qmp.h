@@ -24,6 +24,7 @@ typedef struct QmpCommand {
     const char *name; /* NULL ends a table */
     QmpThread thread;
     bool unstable;
+    bool takes_fd;          /* its handler calls qmp_take_fd() */
     const SchemaType *args; /* an OBJECT, or NULL: none */
     const SchemaType *ret;  /* NULL: the empty object */
     const char *doc;
@@ -59,6 +60,12 @@ void qmp_event_send(const char *name, JsonObject *data);
  * before. Any thread.
  */
 void management_queue(void (*func)(void *opaque), void *opaque);
+
+/*
+ * In the handler of a command that takes one: the file descriptor that came with
+ * the command, from now on the caller's. -1 and @errp if none did.
+ */
+int qmp_take_fd(GError **errp);
 
 /* JSON conveniences: (transfer full) */
 JsonNode *qmp_node_from_object(JsonObject *object);

@@ -41,6 +41,9 @@ void json_framer_end(JsonFramer *framer);
  */
 bool json_framer_next(JsonFramer *framer, JsonNode **node, GError **err);
 
+/* Does what was looked at so far end within a value? */
+bool json_framer_is_within(const JsonFramer *framer);
+
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(JsonFramer, json_framer_free)
 
 #endif

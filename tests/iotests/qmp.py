@@ -3,6 +3,7 @@
 
 import collections
 import json
+import socket
 import time
 
 
@@ -67,10 +68,11 @@ class QMP:
         self._buffer = rest
         return json.loads(line)
 
-    def cmd(self, command, arguments=None, /, **more):
+    def cmd(self, command, arguments=None, /, fds=(), **more):
         """Run a command and return what it returns, or raise QMPError
 
-        Arguments come as a dictionary, or as keywords with '_' for '-'.
+        Arguments come as a dictionary, or as keywords with '_' for '-'; @fds
+        are file descriptors that go with it.
         """
         arguments = dict(arguments or {})
         for name, value in more.items():
@@ -79,7 +81,9 @@ class QMP:
         message = {"execute": command, "id": self._next_id}
         if arguments:
             message["arguments"] = arguments
-        self.send_raw(json.dumps(message).encode() + b"\n")
+        data = json.dumps(message).encode() + b"\n"
+        sent = socket.send_fds(self.sock, [data], fds) if fds else 0
+        self.send_raw(data[sent:])
         while True:
             reply = self.receive()
             if reply is None:
