@@ -140,7 +140,7 @@ int file_create(JsonObject *options, const BdrvStop *stop, GError **errp)
     } else {
         image_lock_destroy(&lock);
     }
-    if (close(fd) < 0 && ret == 0) {
+    if (file_close_fd(fd) < 0 && ret == 0) {
         ret = -errno;
         error_setg_errno(errp, -ret, "Could not close '%s'", filename);
     }

@@ -106,7 +106,8 @@ const SchemaType file_options_type = {
     .doc = "A regular file.",
     .members =
         (const SchemaMember[]){
-            FILENAME("Its path; a prefix \"file:\" is not part of it."),
+            FILENAME("Its path; a prefix \"file:\" is not part of it. "
+                     "\"/dev/fdset/N\" stands for one that add-fd passed."),
             LOCKING,
             AIO,
             STATUS_CACHE,
@@ -128,7 +129,7 @@ const SchemaType host_device_options_type = {
     .doc = "A block device.",
     .members =
         (const SchemaMember[]){
-            FILENAME("Its path."),
+            FILENAME("Its path, or \"/dev/fdset/N\"."),
             LOCKING,
             AIO,
             STATUS_CACHE,

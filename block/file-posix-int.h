@@ -57,7 +57,8 @@ struct FileState {
      */
     int sync_fd;
     bool direct;
-    bool local; /* fstat() needs no network */
+    bool holds_fdset; /* filename is that of a set of descriptors */
+    bool local;       /* fstat() needs no network */
 
     int64_t length;
     int64_t direct_end; /* from here on writes go through sync_fd */
@@ -159,6 +160,15 @@ int file_create(JsonObject *options, const BdrvStop *stop, GError **errp);
 /* file-align.c: request_alignment and mem_alignment of direct I/O on @fd */
 void file_find_alignment(int fd, int64_t length, BlockLimits *limits);
 
+/* file-fdset.c */
+/* file_open_kind() for the name of a set of descriptors. */
+int file_open_fdset(const FileKind *kind, const char *filename, int flags,
+                    struct stat *st, GError **errp);
+/* Is the description shared with whoever passed it? */
+bool file_is_adopted(int fd);
+/* Closes what file_open_kind() opened, as close(2) does. */
+int file_close_fd(int fd);
+
 /* file-posix.c */
 extern const FileKind file_kind_regular;
 /*
@@ -167,6 +177,12 @@ extern const FileKind file_kind_regular;
  */
 int file_open_kind(const FileKind *kind, const char *filename, int flags,
                    struct stat *st, GError **errp);
+/* The same, where @filename is only for messages. */
+int file_open_path(const FileKind *kind, const char *filename, const char *path,
+                   int flags, struct stat *st, GError **errp);
+/* Is what was opened as it must be? 0, or -errno and @errp. */
+int file_check_opened(const FileKind *kind, const char *filename, int fd,
+                      int flags, struct stat *st, GError **errp);
 /* The operations of a BlockDriver; file_open_as() is open for one kind. */
 int file_open_as(BlockDriverState *bs, const FileKind *kind,
                  JsonObject *options, GError **errp);

@@ -21,6 +21,7 @@
 #include "block/file-posix-int.h"
 #include "block/status-json.h"
 #include "util/error.h"
+#include "util/fdset.h"
 
 #ifndef XFS_SUPER_MAGIC
 #define XFS_SUPER_MAGIC 0x58465342
@@ -59,17 +60,40 @@ static bool is_write_protected(int fd)
     return ioctl(fd, BLKROGET, &read_only) == 0 && read_only;
 }
 
+int file_check_opened(const FileKind *kind, const char *filename, int fd,
+                      int flags, struct stat *st, GError **errp)
+{
+    int err;
+
+    if (fstat(fd, st) < 0) {
+        err = errno;
+        error_setg_errno(errp, err, "Could not look at '%s'", filename);
+        return -err;
+    }
+    if (!check_type(kind, filename, st, errp)) {
+        return -EINVAL;
+    }
+    if (S_ISBLK(st->st_mode) && (flags & O_ACCMODE) != O_RDONLY &&
+        is_write_protected(fd)) {
+        /* Opening it does not tell. */
+        error_setg_errno(errp, EACCES, "The device '%s' is not writable",
+                         filename);
+        return -EACCES;
+    }
+    return 0;
+}
+
 /*
  * Opening devices and FIFOs may have side effects or wait: so the file is
  * looked at first, and again afterwards, as it may have been replaced.
  */
-int file_open_kind(const FileKind *kind, const char *filename, int flags,
-                   struct stat *st, GError **errp)
+int file_open_path(const FileKind *kind, const char *filename, const char *path,
+                   int flags, struct stat *st, GError **errp)
 {
     const char *what = flags & O_CREAT ? "create" : "open";
     int fd, err;
 
-    if (stat(filename, st) == 0) {
+    if (stat(path, st) == 0) {
         if (!check_type(kind, filename, st, errp)) {
             return -EINVAL;
         }
@@ -78,7 +102,7 @@ int file_open_kind(const FileKind *kind, const char *filename, int flags,
         error_setg_errno(errp, err, "Could not %s '%s'", what, filename);
         return -err;
     }
-    fd = open(filename, flags | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0644);
+    fd = open(path, flags | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0644);
     if (fd < 0) {
         err = errno;
         if (err == EINVAL && (flags & O_DIRECT)) {
@@ -91,25 +115,38 @@ int file_open_kind(const FileKind *kind, const char *filename, int flags,
         }
         return -err;
     }
-    if (fstat(fd, st) < 0) {
-        err = errno;
-        error_setg_errno(errp, err, "Could not look at '%s'", filename);
-    } else if (!check_type(kind, filename, st, errp)) {
-        err = EINVAL;
-    } else if (S_ISBLK(st->st_mode) && (flags & O_ACCMODE) != O_RDONLY &&
-               is_write_protected(fd)) {
-        /* Opening it does not tell. */
-        err = EACCES;
-        error_setg_errno(errp, err, "The device '%s' is not writable",
-                         filename);
-    } else if (fcntl(fd, F_SETFL, flags & O_DIRECT) < 0) {
+    err = -file_check_opened(kind, filename, fd, flags, st, errp);
+    if (err == 0 && fcntl(fd, F_SETFL, flags & O_DIRECT) < 0) {
         err = errno;
         error_setg_errno(errp, err, "Could not set flags of '%s'", filename);
-    } else {
-        return fd;
     }
-    close(fd);
-    return -err;
+    if (err) {
+        close(fd);
+        return -err;
+    }
+    return fd;
+}
+
+int file_open_kind(const FileKind *kind, const char *filename, int flags,
+                   struct stat *st, GError **errp)
+{
+    return fdset_is_path(filename)
+               ? file_open_fdset(kind, filename, flags, st, errp)
+               : file_open_path(kind, filename, filename, flags, st, errp);
+}
+
+/*
+ * There is but one description, so sync_fd must be another name of it: then no
+ * write may report a failed writeback, lest fdatasync() does not.
+ */
+static bool share_descriptor(FileState *s, GError **errp)
+{
+    file_set_found(s, FILE_NO_DSYNC);
+    s->sync_fd = fcntl(s->fd, F_DUPFD_CLOEXEC, 3);
+    if (s->sync_fd < 0) {
+        error_setg_errno(errp, errno, "Could not duplicate '%s'", s->filename);
+    }
+    return s->sync_fd >= 0;
 }
 
 static bool open_descriptors(BlockDriverState *bs, struct stat *st,
@@ -134,6 +171,9 @@ static bool open_descriptors(BlockDriverState *bs, struct stat *st,
     if (s->fd < 0) {
         g_propagate_error(errp, g_steal_pointer(&err));
         return false;
+    }
+    if (file_is_adopted(s->fd) && !direct) {
+        return share_descriptor(s, errp);
     }
     s->sync_fd = file_open_kind(s->kind, s->filename, O_RDWR, &again, errp);
     if (s->sync_fd < 0) {
@@ -240,11 +280,14 @@ void file_close(BlockDriverState *bs)
     image_lock_destroy(&s->lock);
     status_probe_free(s->probe);
     status_cache_unref(s->cache);
-    if (s->fd >= 0) {
-        close(s->fd);
-    }
     if (s->sync_fd >= 0) {
-        close(s->sync_fd);
+        file_close_fd(s->sync_fd);
+    }
+    if (s->fd >= 0) {
+        file_close_fd(s->fd);
+    }
+    if (s->holds_fdset) {
+        fdset_release(s->filename);
     }
     cond_destroy(&s->flush_cond);
     mutex_destroy(&s->flush_lock);
@@ -269,6 +312,7 @@ int file_open_as(BlockDriverState *bs, const FileKind *kind,
     mutex_init(&s->tail_lock);
     mutex_init(&s->flush_lock);
     cond_init(&s->flush_cond);
+    s->holds_fdset = fdset_hold(s->filename);
     if (open_descriptors(bs, &st, errp) && set_up_locks(s, o.locking, errp) &&
         kind->measure(bs, &st, &granularity, errp)) {
         set_limits(bs, &st);
@@ -277,6 +321,10 @@ int file_open_as(BlockDriverState *bs, const FileKind *kind,
                                                         : STATUS_PROBE_NONE);
         if (!o.disk.granularity_given) {
             o.disk.granularity = granularity;
+        }
+        if (file_is_adopted(s->fd)) {
+            /* Whoever has it, too, is not kept out by locks. */
+            o.mode = MIN(o.mode, STATUS_CACHE_DATA_ONLY);
         }
         if (join_disk(bs, &o, &st, errp)) {
             status_reader_init(&s->reader, s->cache, s->fd, &bs->limits,
