@@ -40,7 +40,8 @@
  *  5. A new size drops what lies beyond the smaller of the two. The block that
  *     holds the end of the disk counts as covered by a zero range that reaches
  *     the end; it is no longer called zero when the disk grows, for nobody has
- *     seen what joins it (a block device may have anything there).
+ *     seen what joins it (a block device may have anything there). A write beyond
+ *     the end makes the disk longer when it begins, whatever becomes of it.
  *  6. Errors leave no facts. After a failed flush of the disk nobody knows which
  *     pages are left: all zeroes become unknown, and zero-writes in flight are
  *     tainted, for theirs may be among those lost.
@@ -298,6 +299,16 @@ void status_cache_resize(StatusCache *c, int64_t length)
 
     g_assert(length >= 0);
     if (length != c->length) {
+        status_map_set_length(c, length);
+    }
+}
+
+void status_cache_grow(StatusCache *c, int64_t length)
+{
+    CACHE_SECTION(c);
+
+    /* Others may be under way that reach further: they have their marks. */
+    if (length > c->length) {
         status_map_set_length(c, length);
     }
 }

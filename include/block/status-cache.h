@@ -206,6 +206,8 @@ void status_cache_account_probe(StatusCache *cache,
 
 /* The disk has a new size: rule 5. */
 void status_cache_resize(StatusCache *cache, int64_t length);
+/* The disk is at least so long: a write beyond its end has ended. */
+void status_cache_grow(StatusCache *cache, int64_t length);
 int64_t status_cache_length(StatusCache *cache);
 uint32_t status_cache_granularity(StatusCache *cache);
 

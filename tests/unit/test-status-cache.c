@@ -542,6 +542,27 @@ END_TEST
 
 /* ---- rule 5 -------------------------------------------------------------- */
 
+/* Rule 5: a write beyond the end has ended, while others that reach further are
+ * under way. */
+START_TEST(growth_keeps_what_lies_beyond)
+{
+    StatusOp far, near;
+
+    status_cache_write_begin(cache, &far, LEN + 8 * B, B);
+    status_cache_write_begin(cache, &near, LEN + B, B);
+    status_cache_write_end(cache, &near, true);
+    status_cache_grow(cache, LEN + 2 * B);
+    ck_assert_int_eq(status_cache_length(cache), LEN + 9 * B);
+    assert_data(LEN + 8 * B);
+    status_cache_write_end(cache, &far, true);
+    status_cache_grow(cache, LEN + 9 * B);
+    assert_data(LEN + 8 * B);
+    assert_unknown(LEN + 2 * B);
+    status_cache_grow(cache, LEN + 10 * B + 1);
+    ck_assert_int_eq(status_cache_length(cache), LEN + 10 * B + 1);
+}
+END_TEST
+
 START_TEST(resize_drops_what_lies_beyond)
 {
     do_write(0, LEN);
@@ -942,6 +963,7 @@ int main(void)
     tcase_add_test(tc, page_look_under_a_write_does_not_count);
     tcase_add_test(tc, page_look_ends_with_a_write_during_the_probe);
     tcase_add_test(tc, page_looks_end_with_mode_size_and_flush);
+    tcase_add_test(tc, growth_keeps_what_lies_beyond);
     tcase_add_test(tc, resize_drops_what_lies_beyond);
     tcase_add_test(tc, last_block_is_covered_up_to_the_end);
     tcase_add_test(tc, growth_joins_unknown_bytes_to_the_last_block);
