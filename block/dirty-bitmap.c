@@ -139,6 +139,24 @@ void bdrv_release_dirty_bitmap(BlockDriverState *bs, BdrvDirtyBitmap *bitmap)
     dirty_bitmap_free(bitmap);
 }
 
+void bdrv_resize_dirty_bitmaps(BlockDriverState *bs, int64_t length)
+{
+    SparseBitmapGarbage *garbage;
+    guint i;
+    MUTEX_GUARD(&bs->dirty_lock);
+
+    for (i = 0; bs->dirty_bitmaps && i < bs->dirty_bitmaps->len; i++) {
+        BdrvDirtyBitmap *bitmap = bs->dirty_bitmaps->pdata[i];
+
+        mutex_lock(&bitmap->lock);
+        bitmap->length = length;
+        sparse_bitmap_resize(bitmap->bits, granules(bitmap, length));
+        garbage = sparse_bitmap_take_garbage(bitmap->bits);
+        mutex_unlock(&bitmap->lock);
+        sparse_bitmap_garbage_free(garbage);
+    }
+}
+
 void bdrv_dirty_bitmap_set_notify(BlockDriverState *bs, BdrvDirtyBitmap *bitmap,
                                   void (*func)(void *opaque), void *opaque)
 {

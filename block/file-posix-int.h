@@ -2,7 +2,8 @@
 /*
  * The driver "file" is several files: file-posix.c opens and closes, file-options.c
  * has the options, file-rw.c reads, writes and flushes, file-zero.c writes
- * zeroes and discards, file-create.c creates. This is what they share, with each
+ * zeroes and discards, file-resize.c knows where the file ends, file-create.c
+ * creates. This is what they share, with each
  * other and with the driver "host_device" (host-device.c), which is the same on
  * a block device.
  */
@@ -34,10 +35,10 @@ typedef struct FileKind {
     mode_t type;           /* S_IFREG, S_IFBLK */
     const char *type_name; /* "a regular file" */
     bool probes;           /* somebody can be asked about block status */
-    /* After it was opened: set FileState.length and tell the granularity that
+    /* After it was opened: tell the length of the disk, and the granularity that
      * the status cache has if the user does not say. */
     bool (*measure)(BlockDriverState *bs, const struct stat *st,
-                    uint32_t *granularity, GError **errp);
+                    int64_t *length, uint32_t *granularity, GError **errp);
     /* Amend bs->limits; may be NULL. */
     void (*set_limits)(BlockDriverState *bs);
     /* pwrite_zeroes, without telling the status cache. @flags: MAY_UNMAP,
@@ -60,14 +61,8 @@ struct FileState {
     bool holds_fdset; /* filename is that of a set of descriptors */
     bool local;       /* fstat() needs no network */
 
-    int64_t length;
-    int64_t direct_end; /* from here on writes go through sync_fd */
-    /*
-     * Held by direct writes near the end of the file: writeback of the buffered
-     * end rewrites whole pages, which they may share with it.
-     */
-    Mutex tail_lock;
-    int64_t tail_start;
+    Mutex tail_lock; /* file_lock_tail() */
+    int64_t page;    /* what writeback may rewrite at once; bytes */
 
     unsigned found; /* FILE_, atomic */
 
@@ -81,7 +76,7 @@ struct FileState {
     bool want_locks;
     uint64_t new_perm, new_shared; /* between check_perm and set_perm */
     ImageLock lock;
-    StatusDiskUser user;
+    StatusDiskUser user; /* knows the disk's length */
     StatusCache *cache;
     StatusProbe *probe;
     StatusReader reader;
@@ -90,12 +85,10 @@ struct FileState {
     uint64_t discard_nb_ok, discard_nb_failed, discard_bytes_ok;
 };
 
-/* The part of [@offset, @offset + @bytes) that lies before the end of the file:
- * with O_DIRECT, a write may be of whole blocks and reach beyond it. */
-static inline int64_t file_clamp(const FileState *s, int64_t offset,
-                                 int64_t bytes)
+/* Where the disk ends, in bytes. Without a drain it may grow at any time. */
+static inline int64_t file_end(const FileState *s)
 {
-    return MAX(MIN(bytes, s->length - offset), 0);
+    return status_disk_length(&s->user);
 }
 
 static inline bool file_found(FileState *s, unsigned flag)
@@ -152,6 +145,22 @@ int file_zero_by_fallocate(FileState *s, int64_t offset, int64_t bytes,
 int file_try_fallocate(FileState *s, int mode, unsigned flag, int64_t offset,
                        int64_t bytes);
 void file_account_discard(FileState *s, int64_t bytes, int ret);
+
+/* file-resize.c */
+
+/*
+ * Direct writes near the end of the file, or beyond it, hold a lock: what is
+ * smaller than a block is written through the page cache, and writeback of that
+ * rewrites whole pages, which they may share with it. While somebody holds the
+ * lock, a file with direct I/O does not grow. Whether @end, where a write ends, is near.
+ */
+bool file_lock_tail(FileState *s, int64_t end);
+void file_unlock_tail(FileState *s, bool locked);
+/* A write or zero-write up to @end, beyond the end of the disk, has had the result
+ * @ret: the disk ends there now, or if it failed, where the file does. */
+void file_grew(FileState *s, int64_t end, int ret);
+/* The operation of the driver "file" */
+int file_truncate(BlockDriverState *bs, int64_t length, GError **errp);
 
 /* file-create.c */
 extern const SchemaType file_create_options_type;

@@ -202,32 +202,27 @@ static bool set_up_locks(FileState *s, int locking, GError **errp)
 }
 
 static bool measure(BlockDriverState *bs, const struct stat *st,
-                    uint32_t *granularity, GError **errp)
+                    int64_t *length, uint32_t *granularity, GError **errp)
 {
-    FileState *s = bs->opaque;
     uint32_t block = st->st_blksize & (st->st_blksize - 1) ? 0 : st->st_blksize;
 
-    s->length = st->st_size;
+    *length = st->st_size;
     *granularity =
         CLAMP(block, MIN_DEFAULT_GRANULARITY, MAX_DEFAULT_GRANULARITY);
     return true;
 }
 
-static void set_limits(BlockDriverState *bs, const struct stat *st)
+static void set_limits(BlockDriverState *bs, const struct stat *st,
+                       int64_t length)
 {
     FileState *s = bs->opaque;
     BlockLimits *limits = &bs->limits;
-    int64_t page = MAX(sysconf(_SC_PAGESIZE), st->st_blksize);
 
-    s->direct_end = s->length;
-    s->tail_start = INT64_MAX;
+    s->direct = bs->cache_direct;
+    s->page = MAX(sysconf(_SC_PAGESIZE), st->st_blksize);
     limits->request_alignment = limits->mem_alignment = 1;
     if (bs->cache_direct) {
-        file_find_alignment(s->fd, s->length, limits);
-        s->direct_end -= s->length % limits->request_alignment;
-    }
-    if (s->direct_end < s->length) {
-        s->tail_start = s->direct_end - s->direct_end % page;
+        file_find_alignment(s->fd, length, limits);
     }
     limits->opt_alignment = MAX(limits->request_alignment, 4096);
     if (s->kind->set_limits) {
@@ -260,7 +255,6 @@ static bool join_disk(BlockDriverState *bs, FileOptions *o,
 {
     FileState *s = bs->opaque;
 
-    o->disk.length = s->length;
     s->user.name = bs->node_name;
     s->user.writable = !bdrv_is_read_only(bs);
     s->user.share_write = bs->force_share;
@@ -314,8 +308,8 @@ int file_open_as(BlockDriverState *bs, const FileKind *kind,
     cond_init(&s->flush_cond);
     s->holds_fdset = fdset_hold(s->filename);
     if (open_descriptors(bs, &st, errp) && set_up_locks(s, o.locking, errp) &&
-        kind->measure(bs, &st, &granularity, errp)) {
-        set_limits(bs, &st);
+        kind->measure(bs, &st, &o.disk.length, &granularity, errp)) {
+        set_limits(bs, &st, o.disk.length);
         s->local = is_local(s->fd);
         s->probe = status_probe_new(s->fd, kind->probes ? o.strategy
                                                         : STATUS_PROBE_NONE);
@@ -339,6 +333,17 @@ int file_open_as(BlockDriverState *bs, const FileKind *kind,
 
 /* ---- permissions -------------------------------------------------------- */
 
+/*
+ * What the users of this node share with each other, they do not all share with
+ * other processes: of a new size that somebody else gives to the file nobody
+ * here would know.
+ */
+static uint64_t share_with_others(BlockDriverState *bs, uint64_t perm,
+                                  uint64_t shared)
+{
+    return perm && !bs->force_share ? shared & ~BLK_PERM_RESIZE : shared;
+}
+
 bool file_check_perm(BlockDriverState *bs, uint64_t perm, uint64_t shared,
                      GError **errp)
 {
@@ -350,14 +355,15 @@ bool file_check_perm(BlockDriverState *bs, uint64_t perm, uint64_t shared,
         error_setg(errp, "Block node '%s' is read-only", bs->node_name);
         return false;
     }
-    return image_lock_check(&s->lock, perm, shared, errp);
+    return image_lock_check(&s->lock, perm, share_with_others(bs, perm, shared),
+                            errp);
 }
 
 void file_set_perm(BlockDriverState *bs, uint64_t perm, uint64_t shared)
 {
     FileState *s = bs->opaque;
 
-    image_lock_set(&s->lock, perm, shared);
+    image_lock_set(&s->lock, perm, share_with_others(bs, perm, shared));
     status_disk_refresh(&s->user);
 }
 
@@ -374,7 +380,7 @@ int64_t file_getlength(BlockDriverState *bs)
 {
     FileState *s = bs->opaque;
 
-    return s->length;
+    return file_end(s);
 }
 
 /*
@@ -382,17 +388,16 @@ int64_t file_getlength(BlockDriverState *bs)
  * may grow for that, zeroes must not.
  */
 static BlockState align_answer(BlockDriverState *bs, BlockState state,
-                               int64_t offset, int64_t *pnum)
+                               int64_t offset, int64_t end, int64_t *pnum)
 {
-    FileState *s = bs->opaque;
     int64_t excess = *pnum % bs->limits.request_alignment;
 
-    if (excess == 0 || offset + *pnum >= s->length) {
+    if (excess == 0 || offset + *pnum >= end) {
         return state;
     }
     *pnum -= excess;
     if (state == BLOCK_STATE_DATA || *pnum == 0) {
-        *pnum = MIN(*pnum + bs->limits.request_alignment, s->length - offset);
+        *pnum = MIN(*pnum + bs->limits.request_alignment, end - offset);
         return BLOCK_STATE_DATA;
     }
     return state;
@@ -404,6 +409,7 @@ int file_block_status(BlockDriverState *bs, unsigned want, int64_t offset,
 {
     FileState *s = bs->opaque;
     int flags = BDRV_BLOCK_OFFSET_VALID;
+    int64_t end = file_end(s);
     bool probed;
     int state;
 
@@ -418,12 +424,16 @@ int file_block_status(BlockDriverState *bs, unsigned want, int64_t offset,
         *pnum = bytes;
         return flags | BDRV_BLOCK_DATA;
     }
-    state = status_query(s->cache, s->probe, offset,
-                         file_clamp(s, offset, bytes), pnum, &probed);
+    if (offset >= end) {
+        *pnum = 0; /* through another node it was just made shorter */
+        return flags | BDRV_BLOCK_DATA;
+    }
+    state = status_query(s->cache, s->probe, offset, MIN(bytes, end - offset),
+                         pnum, &probed);
     if (state < 0) {
         return state;
     }
-    state = align_answer(bs, state, offset, pnum);
+    state = align_answer(bs, state, offset, end, pnum);
     flags |= probed ? BDRV_BLOCK_PROBED : 0;
     return flags |
            (state == BLOCK_STATE_ZERO ? BDRV_BLOCK_ZERO : BDRV_BLOCK_DATA);
@@ -522,6 +532,7 @@ const BlockDriver bdrv_file = {
     .pdiscard = file_pdiscard,
     .flush = file_flush,
     .getlength = file_getlength,
+    .truncate = file_truncate,
     .block_status = file_block_status,
     .check_perm = file_check_perm,
     .set_perm = file_set_perm,

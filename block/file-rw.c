@@ -86,7 +86,7 @@ static int64_t find_end(FileState *s)
     struct stat st;
 
     if (s->kind->type == S_IFBLK) {
-        return s->length;
+        return file_end(s);
     }
     return fstat(s->fd, &st) < 0 ? -errno : st.st_size;
 }
@@ -101,23 +101,26 @@ static int do_read(BlockDriverState *bs, int64_t offset, int64_t bytes,
         .iov = iov,
         .niov = niov,
     };
-    ssize_t n = transfer(&t, 0, bytes, offset);
-    int64_t end;
+    int64_t end = -1, seen;
+    ssize_t n = 0;
 
-    if (n < 0) {
-        return n;
-    }
-    if (n < bytes) {
-        /* Zeroes stand for what is not there, never for what was not read. */
+    do {
+        n = transfer(&t, 0, bytes, offset);
+        if (n < 0 || n == bytes) {
+            return MIN(n, 0);
+        }
+        /* Zeroes stand for what is not there, never for what was not read: if
+         * the file has grown since, there may be something. */
+        seen = end;
         end = find_end(s);
         if (end < 0) {
             return end;
         }
-        if (offset + n < end) {
-            return -EIO;
-        }
-        iov_zero(iov, niov, n, bytes - n);
+    } while (offset + n < end && end > seen);
+    if (offset + n < end) {
+        return -EIO;
     }
+    iov_zero(iov, niov, n, bytes - n);
     return 0;
 }
 
@@ -153,8 +156,7 @@ static int do_write(BlockDriverState *bs, int64_t offset, int64_t bytes,
                     bool *need_flush)
 {
     FileState *s = bs->opaque;
-    int64_t head = CLAMP(s->direct_end - offset, 0, bytes);
-    bool lock = offset + bytes > s->tail_start;
+    int64_t head = bytes - bytes % bs->limits.request_alignment;
     Transfer t = {
         .fd = s->fd,
         .write = true,
@@ -164,9 +166,6 @@ static int do_write(BlockDriverState *bs, int64_t offset, int64_t bytes,
     };
     int ret;
 
-    if (lock) {
-        mutex_lock(&s->tail_lock);
-    }
     if (fua && !file_found(s, FILE_NO_DSYNC)) {
         t.flags = RWF_DSYNC;
     }
@@ -187,10 +186,19 @@ static int do_write(BlockDriverState *bs, int64_t offset, int64_t bytes,
         t.flags = 0;
         ret = write_all(&t, head, bytes - head, offset);
     }
-    if (lock) {
-        mutex_unlock(&s->tail_lock);
-    }
     return ret;
+}
+
+/*
+ * How much is to be written: whole blocks, the last of which io.c has filled up,
+ * but not beyond the end of the disk if only what was filled up is there.
+ */
+static int64_t fill_up(BlockDriverState *bs, int64_t offset, int64_t bytes)
+{
+    int64_t align = bs->limits.request_alignment;
+    int64_t whole = bytes + (align - bytes % align) % align;
+
+    return MAX(bytes, MIN(whole, file_end(bs->opaque) - offset));
 }
 
 int file_pwritev(BlockDriverState *bs, int64_t offset, int64_t bytes,
@@ -199,13 +207,18 @@ int file_pwritev(BlockDriverState *bs, int64_t offset, int64_t bytes,
     FileState *s = bs->opaque;
     bool fua = flags & BDRV_REQ_FUA;
     bool need_flush = false;
+    bool locked = file_lock_tail(s, offset + bytes);
     StatusOp op;
     int ret;
 
-    bytes = file_clamp(s, offset, bytes);
+    bytes = fill_up(bs, offset, bytes);
     status_cache_write_begin(s->cache, &op, offset, bytes);
     ret = do_write(bs, offset, bytes, iov, niov, fua, &need_flush);
     status_cache_write_end(s->cache, &op, ret == 0);
+    if (offset + bytes > file_end(s)) {
+        file_grew(s, offset + bytes, ret);
+    }
+    file_unlock_tail(s, locked);
     if (ret == 0 && need_flush) {
         ret = file_flush(bs);
     }

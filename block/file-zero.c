@@ -80,12 +80,21 @@ int file_pwrite_zeroes(BlockDriverState *bs, int64_t offset, int64_t bytes,
                        int flags)
 {
     FileState *s = bs->opaque;
+    bool grows = offset + bytes > file_end(s);
+    bool locked = grows && file_lock_tail(s, offset + bytes);
     StatusOp op;
     int ret;
 
+    if (grows) {
+        flags &= ~BDRV_REQ_MAY_UNMAP; /* a hole is punched where a file is */
+    }
     status_cache_zero_begin(s->cache, &op, offset, bytes, false);
     ret = s->kind->write_zeroes(s, offset, bytes, flags);
     status_cache_zero_end(s->cache, &op, ret == 0);
+    if (grows) {
+        file_grew(s, offset + bytes, ret);
+    }
+    file_unlock_tail(s, locked);
     return ret;
 }
 

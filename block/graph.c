@@ -310,7 +310,7 @@ void graph_tran_commit(GraphTran *tran)
         if (e->bs->drv->set_perm) {
             e->bs->drv->set_perm(e->bs, e->perm, e->shared);
         }
-        e->bs->perm = e->perm;
+        __atomic_store_n(&e->bs->perm, e->perm, __ATOMIC_RELAXED);
         e->bs->shared_perm = e->shared;
     }
     for (i = 0; i < tran->changes->len; i++) {

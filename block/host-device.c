@@ -52,7 +52,7 @@ static uint32_t block_size(int fd, unsigned long request)
 }
 
 static bool measure(BlockDriverState *bs, const struct stat *st,
-                    uint32_t *granularity, GError **errp)
+                    int64_t *length, uint32_t *granularity, GError **errp)
 {
     FileState *s = bs->opaque;
     uint64_t size;
@@ -71,7 +71,7 @@ static bool measure(BlockDriverState *bs, const struct stat *st,
                    s->filename, size, (intmax_t)end);
         return false;
     }
-    s->length = size - size % block_size(s->fd, BLKSSZGET);
+    *length = size - size % block_size(s->fd, BLKSSZGET);
     *granularity = CLAMP(block_size(s->fd, BLKPBSZGET), MIN_DEFAULT_GRANULARITY,
                          STATUS_CACHE_MAX_GRANULARITY);
     return true;

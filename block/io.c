@@ -110,11 +110,26 @@ static int driver_rw(BlockDriverState *bs, bool is_write, int64_t offset,
 
 /* ---- bouncing ----------------------------------------------------------- */
 
+/* Whole blocks that a write is going to fill in; beyond the disk are zeroes. */
 static int read_blocks(BlockDriverState *bs, int64_t offset, int64_t bytes,
                        uint8_t *buf)
 {
+    int64_t length = bdrv_driver_getlength(bs);
     struct iovec iov = { .iov_base = buf, .iov_len = bytes };
 
+    if (length < 0) {
+        return length;
+    }
+    length = align_up(length, request_alignment(bs));
+    if (offset + bytes > length) {
+        int64_t n = MAX(length - offset, 0);
+
+        memset(buf + n, 0, bytes - n);
+        bytes = iov.iov_len = n;
+    }
+    if (bytes == 0) {
+        return 0;
+    }
     return driver_rw(bs, false, offset, bytes, &iov, 1, 0);
 }
 
@@ -170,10 +185,15 @@ static int bounce_rw(BlockDriverState *bs, bool is_write, int64_t offset,
         int64_t to = MIN(offset + bytes, end);
         struct iovec bounce = { .iov_base = buf, .iov_len = end - start };
 
+        int64_t n = end - start;
+
         if (is_write) {
             ret = read_edges(bs, start, end, from, to, buf);
             if (ret < 0) {
                 break;
+            }
+            if (bs->drv->exact_end) {
+                n = to - start;
             }
             if (iov) {
                 iov_to_buf(iov, niov, done, buf + (from - start), to - from);
@@ -181,7 +201,7 @@ static int bounce_rw(BlockDriverState *bs, bool is_write, int64_t offset,
                 memset(buf + (from - start), 0, to - from);
             }
         }
-        ret = driver_rw(bs, is_write, start, end - start, &bounce, 1, flags);
+        ret = driver_rw(bs, is_write, start, n, &bounce, 1, flags);
         if (ret == 0 && !is_write) {
             iov_from_buf(iov, niov, done, buf + (from - start), to - from);
         }
@@ -210,6 +230,28 @@ static int any_rw(BlockDriverState *bs, bool is_write, int64_t offset,
 
 /* ---- the frame of every write ------------------------------------------- */
 
+/*
+ * Who may resize, may write beyond the end of a disk that can be made longer,
+ * which makes it longer. 0, or what is wrong with a write up to @end
+ */
+static int check_end(BlockDriverState *bs, int64_t end)
+{
+    int64_t length = bdrv_driver_getlength(bs);
+
+    if (length < 0) {
+        return length;
+    }
+    if (end <= length) {
+        return 0;
+    }
+    if (!(__atomic_load_n(&bs->perm, __ATOMIC_RELAXED) & BLK_PERM_RESIZE) ||
+        (bs->drv->kind == BLOCK_DRIVER_PROTOCOL && !bs->drv->truncate &&
+         end > align_up(length, request_alignment(bs)))) {
+        return -ENOSPC;
+    }
+    return end > BDRV_MAX_LENGTH ? -EFBIG : 0;
+}
+
 /* What is left of @flags when the node ignores flushes */
 static int write_flags(BlockDriverState *bs, int flags)
 {
@@ -225,11 +267,14 @@ static int write_begin(BlockDriverState *bs, RangeHold *hold, int64_t offset,
     int64_t align = request_alignment(bs);
     int64_t start = align_down(offset, align);
 
+    int ret;
+
     if (bdrv_is_read_only(bs)) {
         return -EPERM;
     }
-    if (!bs->range_lock) {
-        return 0;
+    ret = check_end(bs, offset + bytes);
+    if (ret < 0 || !bs->range_lock) {
+        return ret;
     }
     return range_lock_acquire(
         bs->range_lock, hold, start, align_up(offset + bytes, align) - start,

@@ -59,6 +59,21 @@ static int64_t raw_getlength(BlockDriverState *bs)
     return length < 0 ? length : MAX(length - s->offset, 0);
 }
 
+static int raw_truncate(BlockDriverState *bs, int64_t length, GError **errp)
+{
+    RawState *s = bs->opaque;
+
+    if (s->has_size) {
+        error_setg(errp, "Cannot resize fixed-size raw disks");
+        return -ENOTSUP;
+    }
+    if (length > INT64_MAX - s->offset) {
+        error_setg(errp, "Disk size too large for the chosen offset");
+        return -EINVAL;
+    }
+    return bdrv_truncate(bs->file->bs, s->offset + length, errp);
+}
+
 /* Requests from other nodes may reach beyond the window: not from here on. */
 static bool in_window(RawState *s, int64_t offset, int64_t bytes)
 {
@@ -151,5 +166,6 @@ const BlockDriver bdrv_raw = {
     .pwrite_zeroes = raw_pwrite_zeroes,
     .pdiscard = raw_pdiscard,
     .getlength = raw_getlength,
+    .truncate = raw_truncate,
     .block_status = raw_block_status,
 };

@@ -54,6 +54,9 @@ struct StatusDisk {
 };
 
 static Mutex registry_lock = MUTEX_INIT;
+/* Of the lists of users, and of their lengths: whoever changes a list holds both
+ * mutexes, this one inside. Never held over a system call. */
+static Mutex lengths_lock = MUTEX_INIT;
 /* Of StatusDisk. Few: one for each image that is open. registry_lock */
 static GPtrArray *disks;
 
@@ -254,9 +257,7 @@ static StatusCache *find_cache(StatusDisk *disk, const StatusDiskUser *user,
         return NULL;
     }
     /* The file may have grown. It never shrinks: others go by the old end. */
-    if (options->length > status_cache_length(disk->cache)) {
-        status_cache_resize(disk->cache, options->length);
-    }
+    status_cache_grow(disk->cache, options->length);
     return status_cache_ref(disk->cache);
 }
 
@@ -305,7 +306,11 @@ StatusCache *status_disk_attach(StatusDiskUser *user, const struct stat *st,
     user->disk = disk;
     user->max_memory =
         cache == disk->cache ? disk->max_memory : options->max_memory;
+    user->cache = cache;
+    user->length = options->length;
+    mutex_lock(&lengths_lock);
     g_ptr_array_add(disk->users, user);
+    mutex_unlock(&lengths_lock);
     look_around(disk, user->lock->fd);
     while ((kin = next_kin(disk, &at))) {
         update(kin);
@@ -323,12 +328,42 @@ void status_disk_detach(StatusDiskUser *user)
     user->disk = NULL;
     /* Its permissions must not hinder the guards of the others. */
     image_lock_set(user->lock, 0, BLK_PERM_ALL);
+    mutex_lock(&lengths_lock);
     g_ptr_array_remove(disk->users, user);
+    mutex_unlock(&lengths_lock);
     update(disk);
     if (disk->users->len == 0) {
         remove_disk(disk);
     }
     image_lock_unguard(user->lock);
+}
+
+void status_disk_resize(StatusDiskUser *user, int64_t length)
+{
+    guint i;
+    MUTEX_GUARD(&lengths_lock);
+
+    for (i = 0; i < user->disk->users->len; i++) {
+        StatusDiskUser *u = g_ptr_array_index(user->disk->users, i);
+
+        status_cache_resize(u->cache, length);
+        __atomic_store_n(&u->length, length, __ATOMIC_RELEASE);
+    }
+}
+
+void status_disk_grow(StatusDiskUser *user, int64_t length)
+{
+    guint i;
+    MUTEX_GUARD(&lengths_lock);
+
+    for (i = 0; i < user->disk->users->len; i++) {
+        StatusDiskUser *u = g_ptr_array_index(user->disk->users, i);
+
+        if (u->length < length) {
+            status_cache_grow(u->cache, length);
+            __atomic_store_n(&u->length, length, __ATOMIC_RELEASE);
+        }
+    }
 }
 
 void status_disk_refresh(StatusDiskUser *user)

@@ -64,8 +64,11 @@ struct BlockDriver {
     bool transparent;
 
     /*
-     * The end of the disk need not be a multiple of request_alignment: of a
-     * write that reaches beyond it, the driver writes what lies before it.
+     * The end of the disk need not be a multiple of request_alignment. So the
+     * end of a write need not, either: its buffers go on to the next multiple,
+     * with what is there, or zeroes; how much of that is to be written, so that
+     * the disk ends where it did or where the write ends, is for the driver to
+     * say.
      */
     bool exact_end;
 
@@ -94,8 +97,10 @@ struct BlockDriver {
      *
      * A read that succeeds has filled its buffers: what they hold before is
      * somebody else's. It may go beyond the end of the disk by less than
-     * request_alignment: it finds zeroes there. A write does so only if a user may resize, or with
-     * exact_end.
+     * request_alignment: it finds zeroes there. A write or zero-write does so, by
+     * any distance, only if a user may resize, and makes the disk longer, without
+     * a drain: what lies between reads as zeroes. Protocol drivers without
+     * truncate get none that ends behind the next multiple of request_alignment.
      * pwrite_zeroes is -ENOTSUP where it is not done by a fast way, and
      * pdiscard where it cannot be done; both have changed nothing then. flush
      * is followed by flushes of all children.
@@ -112,6 +117,13 @@ struct BlockDriver {
     /* Cheap, no system call, no wait: it is asked for at every request, and
      * under the short graph lock. NULL: the child's (bdrv_child_getlength). */
     int64_t (*getlength)(BlockDriverState *bs);
+    /*
+     * Make the disk @length bytes long, at most BDRV_MAX_LENGTH; what is new
+     * reads as zeroes. The node is drained and writable, and a user may resize.
+     * Graph mutex held, may do I/O. 0, or -errno and @errp; then the length is
+     * what it was. NULL: filters let the child do it, others cannot.
+     */
+    int (*truncate)(BlockDriverState *bs, int64_t length, GError **errp);
     /*
      * As blk_block_status(), but may answer RAW and may exceed @bytes. The
      * range is aligned to request_alignment but where the disk ends. An answer
@@ -177,7 +189,7 @@ struct BlockDriverState {
     BdrvChild *file;            /* the child "file" of formats and filters */
     GPtrArray *children;        /* of BdrvChild; graph mutex */
     GPtrArray *parents;         /* of BdrvChild; short graph lock */
-    uint64_t perm, shared_perm; /* cumulative; graph mutex */
+    uint64_t perm, shared_perm; /* cumulative; graph mutex; perm is atomic */
     unsigned quiesce;           /* graph mutex */
     bool ready;                 /* can be found; short graph lock */
 
@@ -222,9 +234,16 @@ void bdrv_set_read_only(BlockDriverState *bs, bool read_only);
  */
 BdrvCancel *bdrv_request_cancel(void);
 
+/* How long a resize waits for requests, microseconds; only tests change it */
+extern int64_t bdrv_resize_drain_us;
+/* For truncate() of drivers: the same of a child, of any length. Graph mutex held,
+ * drained */
+int bdrv_truncate(BlockDriverState *bs, int64_t length, GError **errp);
 /*
  * Requests between nodes: the caller is inside a gate. Any alignment, within
- * the disk; bounced, split, falling back as needed.
+ * the disk; bounced, split, falling back as needed. Writes and zero-writes may
+ * reach beyond its end, if a user of the node may resize, and make it longer;
+ * otherwise -ENOSPC.
  */
 int bdrv_preadv(BlockDriverState *bs, int64_t offset, int64_t bytes,
                 const struct iovec *iov, int niov, int flags);

@@ -118,6 +118,13 @@ const char *bdrv_driver_name(BlockDriverState *bs);
 bool bdrv_is_read_only(BlockDriverState *bs);
 /* Exact bytes, at most BDRV_MAX_LENGTH, or -errno */
 int64_t bdrv_getlength(BlockDriverState *bs);
+/*
+ * Make the disk of a node longer or shorter; what is new reads as zeroes. Users
+ * that do not share BLK_PERM_RESIZE are in the way, and requests of others that
+ * do not end in 10 s: 0, or -errno and @errp, and then nothing has changed.
+ * Graph mutex held; drains by itself.
+ */
+int bdrv_resize(BlockDriverState *bs, int64_t length, GError **errp);
 /* The node below a format or filter, referenced; or NULL. Any thread. */
 BlockDriverState *bdrv_get_file(BlockDriverState *bs);
 

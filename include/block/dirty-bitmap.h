@@ -21,6 +21,8 @@
 BdrvDirtyBitmap *bdrv_create_dirty_bitmap(BlockDriverState *bs,
                                           uint32_t granularity,
                                           const char *name, GError **errp);
+/* The node has a new length: what is new is clean. Nobody writes meanwhile. */
+void bdrv_resize_dirty_bitmaps(BlockDriverState *bs, int64_t length);
 /* Nobody else may be using @bitmap; writes to @bs may be in flight. */
 void bdrv_release_dirty_bitmap(BlockDriverState *bs, BdrvDirtyBitmap *bitmap);
 

@@ -8,7 +8,8 @@
  * remembered (status-registry.c has the rules).
  *
  * Management only: functions may lock files and therefore wait for a network
- * file system. Any thread; one mutex serialises all.
+ * file system. Any thread; one mutex serialises all. Only the length of a disk
+ * is for requests, too, and those functions never wait.
  */
 #ifndef BLOCK_STATUS_REGISTRY_H
 #define BLOCK_STATUS_REGISTRY_H
@@ -28,6 +29,8 @@ typedef struct StatusDiskUser {
     StatusCacheMode want; /* at most this much */
     ImageLock *lock;
     StatusDisk *disk;    /* the registry's */
+    StatusCache *cache;  /* the one it was given; the registry's */
+    int64_t length;      /* of the disk, bytes; atomic: status_disk_length() */
     uint64_t max_memory; /* out: of the cache it was given */
 } StatusDiskUser;
 
@@ -54,6 +57,18 @@ StatusCache *status_disk_attach(StatusDiskUser *user, const struct stat *st,
  * because of it. All its requests have ended; the descriptor is still open.
  */
 void status_disk_detach(StatusDiskUser *user);
+
+/* As the node knows it: from when it was opened, and what follows. */
+static inline int64_t status_disk_length(const StatusDiskUser *user)
+{
+    return __atomic_load_n(&user->length, __ATOMIC_ACQUIRE);
+}
+/* The disk is @length bytes long now, for all its nodes and their caches. A disk
+ * that becomes shorter is resized before it is cut off, one that becomes longer
+ * afterwards: it never ends before its nodes think it does. */
+void status_disk_resize(StatusDiskUser *user, int64_t length);
+/* A write that ended at @length has ended, and the disk is at least so long. */
+void status_disk_grow(StatusDiskUser *user, int64_t length);
 
 /* Permissions have changed, here or maybe elsewhere: decide anew. */
 void status_disk_refresh(StatusDiskUser *user);

@@ -120,10 +120,12 @@ START_TEST(test_permissions_are_locks)
     ck_assert(other_takes(0, BLK_PERM_ALL));
     ck_assert(set_perm(blk, BLK_PERM_CONSISTENT_READ, NO_WRITE, NULL));
     ck_assert(!other_takes(BLK_PERM_WRITE, BLK_PERM_ALL));
-    ck_assert(other_takes(BLK_PERM_RESIZE, NO_WRITE));
+    ck_assert(other_takes(BLK_PERM_WRITE_UNCHANGED, NO_WRITE));
     /* A change that is refused leaves the locks as they were. */
     ck_assert(!set_perm(blk, BLK_PERM_CONSISTENT_READ, 0, NULL));
-    ck_assert(other_takes(BLK_PERM_RESIZE, NO_WRITE));
+    ck_assert(other_takes(BLK_PERM_WRITE_UNCHANGED, NO_WRITE));
+    /* Users may share that among each other, but with no other process. */
+    ck_assert(!other_takes(BLK_PERM_RESIZE, NO_WRITE));
     unuse(blk);
     ck_assert(other_takes(BLK_PERM_ALL, 0));
 }
