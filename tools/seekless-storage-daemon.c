@@ -310,6 +310,8 @@ static void watch_signals(void)
     struct sigaction ignore = { .sa_handler = SIG_IGN };
 
     sigaction(SIGPIPE, &ignore, NULL);
+    /* A file that is too long is an error of the request that would make it. */
+    sigaction(SIGXFSZ, &ignore, NULL);
     g_unix_signal_add(SIGTERM, on_signal, NULL);
     g_unix_signal_add(SIGINT, on_signal, NULL);
     g_unix_signal_add(SIGHUP, on_signal, NULL);

@@ -129,8 +129,8 @@ static BlockBackend *export_open(JsonObject *options, bool writable,
         error_setg(errp, "Cannot find device='' nor node-name='%s'", node_name);
         return NULL;
     }
-    /* Clients are told the size once, and expect it to stay. */
-    blk = blk_new(user, false, perm, BLK_PERM_ALL & ~BLK_PERM_RESIZE);
+    /* Clients that are there when it is resized go on with the size they know. */
+    blk = blk_new(user, false, perm, BLK_PERM_ALL);
     ok = blk_attach(blk, bs, errp);
     bdrv_unref(bs);
     if (!ok) {

@@ -22,7 +22,8 @@ static NbdExportInfo *info_new(const NbdExport *exp)
     *info = (NbdExportInfo){
         .name = g_strdup(exp->name),
         .description = g_strdup(exp->description),
-        .size = exp->size,
+        /* As it is now: with a new size clients are told when they come back. */
+        .size = MAX(blk_getlength(exp->common.blk), 0),
         .flags = exp->flags,
         .preferred_size = exp->preferred_size,
         .allocation_depth = exp->allocation_depth,
@@ -146,7 +147,6 @@ static bool nbd_create(BlockExport *common, JsonObject *options, GError **errp)
     }
     exp->name = g_strdup(name);
     exp->description = g_strdup(description);
-    exp->size = size;
     exp->flags = transmission_flags(common->writable);
     exp->preferred_size = 4096;
     if ((alignment & (alignment - 1)) == 0) {

@@ -66,8 +66,7 @@ enum {
 typedef struct NbdExport {
     BlockExport common;
     char *name;
-    char *description; /* or NULL */
-    uint64_t size;
+    char *description;       /* or NULL */
     uint16_t flags;          /* of transmission */
     uint32_t preferred_size; /* best size of requests */
     bool allocation_depth;   /* offers that context */

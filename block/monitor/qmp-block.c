@@ -69,6 +69,44 @@ static JsonNode *qmp_blockdev_del(JsonObject *args, GError **errp)
     return NULL;
 }
 
+/* ---- block_resize ------------------------------------------------------- */
+
+static const SchemaType block_resize_type = {
+    .name = "q_obj_block_resize-arg",
+    .kind = SCHEMA_OBJECT,
+    .members =
+        (const SchemaMember[]){
+            { "device", &schema_str, .optional = true,
+              .doc = "Accepted for compatibility: nodes are known by their "
+                     "node-name alone." },
+            { "node-name", &schema_str, .optional = true,
+              .doc = "The node's name." },
+            { "size", &schema_int,
+              .doc = "Its new size in bytes, of any alignment." },
+            { NULL },
+        },
+};
+
+static JsonNode *qmp_block_resize(JsonObject *args, GError **errp)
+{
+    const char *node_name = schema_get_str(args, "node-name", "");
+    int64_t size = json_object_get_int_member(args, "size");
+    BlockDriverState *bs = bdrv_find_node(node_name, NULL);
+
+    if (!bs) {
+        error_setg(errp, "Cannot find device='%s' nor node-name='%s'",
+                   schema_get_str(args, "device", ""), node_name);
+        return NULL;
+    }
+    if (size < 0) {
+        error_setg(errp, "Parameter 'size' expects a >0 size");
+    } else {
+        bdrv_resize(bs, size, errp);
+    }
+    bdrv_unref(bs);
+    return NULL;
+}
+
 /* ---- blockdev-create ---------------------------------------------------- */
 
 /* The drivers that can create something, in the order of bdrv_drivers */
@@ -222,6 +260,24 @@ const QmpCommand qmp_block_commands[] = {
         .errors = "There is no such node; it was not made by blockdev-add; "
                   "somebody uses it.",
         .handler = qmp_blockdev_del,
+    },
+    {
+        .name = "block_resize",
+        .thread = QMP_MANAGEMENT,
+        .args = &block_resize_type,
+        .doc =
+            "Make the disk of a node longer or shorter. What is new reads as "
+            "zeroes, what is cut off is lost. NBD clients that are connected "
+            "go on with the size they were told, and fail where there is no "
+            "disk any more; those who connect see the new one.",
+        .example = "{\"node-name\": \"disk0\", \"size\": 2147483648}",
+        .errors =
+            "There is no such node; it is read-only, or of a driver whose "
+            "disks have a fixed size; a job uses the node, or another "
+            "user that does not share the permission to resize; a request "
+            "does not end in 10 seconds; the file system does not take "
+            "so long a file.",
+        .handler = qmp_block_resize,
     },
     {
         .name = "blockdev-create",
