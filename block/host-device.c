@@ -77,6 +77,30 @@ static bool measure(BlockDriverState *bs, const struct stat *st,
     return true;
 }
 
+/*
+ * A device has the size it has. But that may have changed since it was opened,
+ * and here is where a user can say so: what it is now counts.
+ */
+static int host_device_truncate(BlockDriverState *bs, int64_t length,
+                                GError **errp)
+{
+    FileState *s = bs->opaque;
+    uint32_t granularity;
+    int64_t now;
+
+    if (!measure(bs, NULL, &now, &granularity, errp)) {
+        return -EIO;
+    }
+    if (length > now) {
+        error_setg(errp, "Cannot grow device files");
+        return -EINVAL;
+    }
+    if (now != file_end(s)) {
+        status_disk_resize(&s->user, now);
+    }
+    return 0;
+}
+
 static void set_limits(BlockDriverState *bs)
 {
     FileState *s = bs->opaque;
@@ -210,6 +234,7 @@ const BlockDriver bdrv_host_device = {
     .pdiscard = host_device_pdiscard,
     .flush = file_flush,
     .getlength = file_getlength,
+    .truncate = host_device_truncate,
     .block_status = file_block_status,
     .check_perm = file_check_perm,
     .set_perm = file_set_perm,

@@ -221,6 +221,67 @@ START_TEST(test_size)
 }
 END_TEST
 
+static int resize(int64_t length, GError **errp)
+{
+    int ret;
+
+    bdrv_graph_lock();
+    ret = bdrv_resize(node, length, errp);
+    bdrv_graph_unlock();
+    return ret;
+}
+
+/* It is not the node that makes a device longer, but the node that learns. */
+START_TEST(test_resize)
+{
+    g_autoptr(GError) err = NULL;
+
+    node = open_node("n", _i ? "'cache':{'direct':true}" : "");
+    ck_assert_int_eq(bdrv_pwrite_zeroes(node, 0, MIB, 0), 0);
+    ck_assert_int_eq(resize(MIB + 512, &err), -EINVAL);
+    ck_assert_str_eq(err->message, "Cannot grow device files");
+    ck_assert_int_eq(resize(512, NULL), 0);
+    ck_assert_int_eq(bdrv_getlength(node), MIB);
+    ASSERT_KNOWN(node, MIB - 4096, ZERO);
+
+    ck_assert_int_eq(truncate(file, 2 * MIB), 0);
+    loop_device_resize(loop);
+    ck_assert_int_eq(do_write(node, MIB, 512, 'x', 0), -ENOSPC);
+    ck_assert_int_eq(resize(2 * MIB, NULL), 0);
+    ck_assert_int_eq(bdrv_getlength(node), 2 * MIB);
+    ASSERT_KNOWN(node, MIB - 4096, ZERO);
+    ASSERT_KNOWN(node, MIB, UNKNOWN);
+    ASSERT_WRITES(node, 2 * MIB - 1, 1, 'x');
+
+    ck_assert_int_eq(truncate(file, 512 * KIB), 0);
+    loop_device_resize(loop);
+    ck_assert_int_eq(resize(512 * KIB, NULL), 0);
+    ck_assert_int_eq(bdrv_getlength(node), 512 * KIB);
+    ck_assert_int_eq(bdrv_flush(node), 0);
+}
+END_TEST
+
+/* Who may resize a file makes it longer by writing; a device, nobody. */
+START_TEST(test_write_beyond)
+{
+    BlockBackend *blk = blk_new("test", false, BLK_PERM_ALL, BLK_PERM_ALL);
+
+    node = open_node("n", _i ? "'cache':{'direct':true}" : "");
+    bdrv_graph_lock();
+    ck_assert(blk_attach(blk, node, NULL));
+    bdrv_graph_unlock();
+    ck_assert_int_eq(do_write(node, MIB, 512, 'x', 0), -ENOSPC);
+    ck_assert_int_eq(do_write(node, MIB - 4096, 8192, 'x', 0), -ENOSPC);
+    ck_assert_int_eq(bdrv_pwrite_zeroes(node, MIB - 4096, 8192, 0), -ENOSPC);
+    ck_assert_int_eq(bdrv_getlength(node), MIB);
+    ASSERT_WRITES(node, MIB - 4096, 4096, 'y');
+    assert_reads(node, MIB - 4096, 4096, 'y');
+    bdrv_graph_lock();
+    blk_free(blk);
+    bdrv_graph_unlock();
+}
+END_TEST
+
 START_TEST(test_read_only)
 {
     const LoopDeviceOptions options = { .read_only = true };
@@ -784,6 +845,8 @@ static void add_device_tests(TCase *tc)
     tcase_add_test(tc, test_options);
     tcase_add_test(tc, test_information);
     tcase_add_loop_test(tc, test_size, 0, 10);
+    tcase_add_loop_test(tc, test_resize, 0, 2);
+    tcase_add_loop_test(tc, test_write_beyond, 0, 2);
     tcase_add_test(tc, test_read_only);
     tcase_add_loop_test(tc, test_read_write, 0, 4);
     tcase_add_loop_test(tc, test_shrunk_underneath, 0, 2);
