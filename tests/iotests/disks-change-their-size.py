@@ -268,19 +268,27 @@ class DisksChangeTheirSize(unittest.TestCase):
             self.check_map(client)
 
     def test_chain(self):
-        """Through raw, with the file below exported at the same time"""
+        """Through throttle and raw, with the file below exported, too"""
         self.daemon.cmd("blockdev-add", {"driver": "raw", "node-name": "raw",
                                          "file": "disk", "offset": MiB})
+        self.daemon.cmd("object-add", {"qom-type": "throttle-group",
+                                       "id": "group"})
+        self.daemon.cmd("blockdev-add", {
+            "driver": "throttle", "node-name": "slow", "file": "raw",
+            "throttle-group": "group"})
         self.daemon.cmd("block-export-add", {
-            "type": "nbd", "id": "raw", "node-name": "raw", "writable": True})
-        self.resize(2 * MiB, "raw")
-        self.assertEqual(virtual_sizes(self.daemon),
-                         {"disk": 3 * MiB, "raw": 2 * MiB})
-        self.resize(MiB - 1)
-        self.assertEqual(virtual_sizes(self.daemon),
-                         {"disk": MiB - 1, "raw": 0})
-        self.resize(SIZE, "raw")
-        with nbd.NBD(self.daemon.nbd_path, "raw") as client:
+            "type": "nbd", "id": "slow", "node-name": "slow",
+            "writable": True})
+        for name in ("raw", "slow"):
+            self.resize(2 * MiB, name)
+            self.assertEqual(virtual_sizes(self.daemon),
+                             {"disk": 3 * MiB, "raw": 2 * MiB,
+                              "slow": 2 * MiB})
+            self.resize(MiB - 1)
+            self.assertEqual(virtual_sizes(self.daemon),
+                             {"disk": MiB - 1, "raw": 0, "slow": 0})
+        self.resize(SIZE, "slow")
+        with nbd.NBD(self.daemon.nbd_path, "slow") as client:
             self.assertEqual(client.size, SIZE)
             self.assertEqual(client.pread(0, SIZE), bytes(SIZE))
         with self.daemon.client() as client:
