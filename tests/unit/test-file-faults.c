@@ -22,7 +22,7 @@ typedef struct Fault {
 } Fault;
 
 static Fault on_write, on_read, on_sync, on_zero_range, on_punch, on_allocate,
-    on_lseek;
+    on_lseek, on_fstat;
 static int last_write_flags, last_synced_fd;
 /* Reads and writes transfer this much at most, and every second one conceals
  * some of it; 0: all */
@@ -61,6 +61,8 @@ int __real_fallocate64(int fd, int mode, off_t offset, off_t bytes);
 int __wrap_fallocate64(int fd, int mode, off_t offset, off_t bytes);
 off_t __real_lseek64(int fd, off_t offset, int whence);
 off_t __wrap_lseek64(int fd, off_t offset, int whence);
+int __real_fstat64(int fd, struct stat *st);
+int __wrap_fstat64(int fd, struct stat *st);
 
 static ssize_t own_up_to(ssize_t n)
 {
@@ -118,6 +120,11 @@ int __wrap_fallocate64(int fd, int mode, off_t offset, off_t bytes)
 off_t __wrap_lseek64(int fd, off_t offset, int whence)
 {
     return fails(&on_lseek) ? -1 : __real_lseek64(fd, offset, whence);
+}
+
+int __wrap_fstat64(int fd, struct stat *st)
+{
+    return fails(&on_fstat) ? -1 : __real_fstat64(fd, st);
 }
 
 /* Each test runs in a process of its own, so no fault outlives it. */
@@ -564,6 +571,84 @@ START_TEST(test_create_without_space)
 }
 END_TEST
 
+/* ---- files that grow ---------------------------------------------------- */
+
+static BlockBackend *blk;
+
+static void open_growing(const char *options)
+{
+    node = open_node("n", options);
+    blk =
+        blk_new("test", false, BLK_PERM_WRITE | BLK_PERM_RESIZE, BLK_PERM_ALL);
+    bdrv_graph_lock();
+    ck_assert(blk_attach(blk, node, NULL));
+    bdrv_graph_unlock();
+}
+
+static void close_growing(void)
+{
+    bdrv_graph_lock();
+    blk_free(blk);
+    bdrv_graph_unlock();
+}
+
+/* A write far beyond the end is under way. */
+static void write_less_far(void)
+{
+    ck_assert_int_eq(bdrv_getlength(node), MIB);
+    ASSERT_KNOWN(node, 4 * MIB, DATA);
+    ASSERT_WRITES(node, 2 * MIB, 4096, 'a');
+    ck_assert_int_eq(bdrv_getlength(node), 2 * MIB + 4096);
+    ASSERT_KNOWN(node, 2 * MIB, DATA);
+    ASSERT_KNOWN(node, 4 * MIB, DATA);
+    assert_reads(node, MIB, MIB, 0);
+}
+
+START_TEST(test_writes_beyond_in_flight)
+{
+    int64_t pnum;
+
+    open_growing("");
+    on_write.hook = write_less_far;
+    ASSERT_WRITES(node, 4 * MIB, 4096, 'b');
+    ck_assert_int_eq(bdrv_getlength(node), 4 * MIB + 4096);
+    ASSERT_KNOWN(node, 4 * MIB, DATA);
+    assert_reads(node, 2 * MIB, 4096, 'a');
+    assert_reads(node, 2 * MIB + 4096, 2 * MIB - 4096, 0);
+    assert_reads(node, 4 * MIB, 4096, 'b');
+
+    /* One that fails leaves the end where it was, and zeroes before it. */
+    on_write = (Fault){ .err = EDOM, .times = 1 };
+    ck_assert_int_eq(do_write(node, 8 * MIB, 4096, 'c', 0), -EDOM);
+    ck_assert_int_eq(bdrv_getlength(node), 4 * MIB + 4096);
+    ASSERT_WRITES(node, 9 * MIB, 4096, 'd');
+    assert_reads(node, 8 * MIB, MIB, 0);
+    ck_assert(!(status(node, 9 * MIB, 4096, &pnum) & BDRV_BLOCK_ZERO));
+    close_growing();
+}
+END_TEST
+
+static void write_on(void)
+{
+    ASSERT_WRITES(node, 1000, 100, 'y');
+}
+
+/* What was read up to the end is whole, though the end is elsewhere by now. */
+START_TEST(test_grown_behind_a_read)
+{
+    make_file(1000);
+    fill_file(0, 1000, 'x');
+    open_growing("'cache':{'direct':true}");
+    on_fstat.hook = write_on;
+    on_fstat.calls = 0;
+    assert_reads(node, 0, 1000, 'x');
+    ck_assert_int_gt(on_fstat.calls, 0);
+    ck_assert_int_eq(bdrv_getlength(node), 1100);
+    assert_reads(node, 1000, 100, 'y');
+    close_growing();
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("file-faults");
@@ -595,6 +680,8 @@ int main(void)
     tcase_add_loop_test(tc, test_no_way_to_zero, 0, 2);
     tcase_add_test(tc, test_no_punch_hole);
     tcase_add_test(tc, test_create_without_space);
+    tcase_add_test(tc, test_writes_beyond_in_flight);
+    tcase_add_test(tc, test_grown_behind_a_read);
     suite_add_tcase(s, tc);
     ret = unit_main(s);
     test_fs_tear_down();

@@ -162,11 +162,12 @@ END_TEST
 
 START_TEST(test_zeroes_beyond)
 {
-    const char *cache = use_fs_and_cache(_i, 5000);
+    g_autofree char *options =
+        g_strdup_printf("%s,'discard':'unmap'", use_fs_and_cache(_i, 5000));
     BlockDriverState *bs;
 
     fill_file(0, 5000, 'x');
-    bs = open_growing(cache);
+    bs = open_growing(options);
     ck_assert_int_eq(bdrv_pwrite_zeroes(bs, 4000, 100000, 0), 0);
     ck_assert_int_eq(file_length(), 104000);
     ck_assert_int_eq(bdrv_getlength(bs), 104000);
