@@ -404,14 +404,14 @@ static int request_begin(Request *req, BlockBackend *blk, int64_t offset,
         gate_leave(blk);
         return -ENOMEDIUM;
     }
-    req->blk = blk;
-    req->bs = blk->root->bs;
+    *req = (Request){ .blk = blk,
+                      .bs = blk->root->bs,
+                      .outer_cancel = request_cancel };
     length = bdrv_driver_getlength(req->bs);
     if (length < 0 || offset > length || bytes > length - offset) {
         gate_leave(blk);
         return length < 0 ? length : -EIO;
     }
-    req->outer_cancel = request_cancel;
     request_cancel = blk->cancel;
     return 0;
 }
