@@ -58,6 +58,8 @@ static const char help_text[] =
     "  --nbd-server addr.type=inet,addr.host=<host>,addr.port=<port>\n"
     "               [,max-connections=<n>]\n"
     "  --nbd-server addr.type=unix,addr.path=<path>[,max-connections=<n>]\n"
+    "  --nbd-server addr.type=fd,addr.str=<name-or-number>\n"
+    "               [,max-connections=<n>]\n"
     "                         start an NBD server for --export\n"
     "\n"
     "  --object help          list the types of objects\n"

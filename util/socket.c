@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "util/error.h"
+#include "util/fdset.h"
 
 struct SocketListener {
     GArray *fds; /* of int */
@@ -308,11 +309,74 @@ static SocketListener *listen_inet(JsonObject *addr, GError **errp)
     return g_steal_pointer(&listener);
 }
 
+/* ---- passed by others --------------------------------------------------- */
+
+static bool adopt_socket(int fd, const char *name, GError **errp)
+{
+    int type, domain;
+    socklen_t len = sizeof(int);
+    struct sockaddr_storage peer;
+    socklen_t peer_len = sizeof(peer);
+
+    if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len) < 0) {
+        error_setg(errp, "File descriptor '%s' is not a socket", name);
+        return false;
+    }
+    len = sizeof(int);
+    if (type != SOCK_STREAM ||
+        getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &len) < 0 ||
+        (domain != AF_UNIX && domain != AF_INET && domain != AF_INET6)) {
+        error_setg(errp,
+                   "File descriptor '%s' is not a stream socket of type unix "
+                   "or inet",
+                   name);
+        return false;
+    }
+    if (getpeername(fd, (struct sockaddr *)&peer, &peer_len) == 0) {
+        error_setg(errp,
+                   "File descriptor '%s' is a connection, not a socket to "
+                   "listen at",
+                   name);
+        return false;
+    }
+    /* Who waits has gone again, maybe. */
+    if (fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK) < 0 ||
+        listen(fd, SOMAXCONN) < 0) {
+        error_setg_errno(errp, errno,
+                         "Failed to listen on file descriptor '%s'", name);
+        return false;
+    }
+    return true;
+}
+
+static SocketListener *listen_fd(JsonObject *addr, GError **errp)
+{
+    const char *name = schema_get_str(addr, "str", NULL);
+    g_autoptr(SocketListener) listener = listener_alloc();
+    guint i;
+
+    g_array_unref(listener->fds);
+    listener->fds = named_fd_take(name, errp);
+    if (!listener->fds) {
+        listener->fds = g_array_new(false, false, sizeof(int));
+        return NULL;
+    }
+    for (i = 0; i < listener->fds->len; i++) {
+        if (!adopt_socket(socket_listener_fd(listener, i), name, errp)) {
+            return NULL;
+        }
+    }
+    return g_steal_pointer(&listener);
+}
+
 SocketListener *socket_listener_new(JsonObject *addr, mode_t mode,
                                     GError **errp)
 {
     if (g_str_equal(schema_get_str(addr, "type", ""), "unix")) {
         return listen_unix(addr, mode, errp);
+    }
+    if (g_str_equal(schema_get_str(addr, "type", ""), "fd")) {
+        return listen_fd(addr, errp);
     }
     return listen_inet(addr, errp);
 }
@@ -338,7 +402,7 @@ static const SchemaType address_kind_type = {
     .name = "SocketAddressType",
     .kind = SCHEMA_ENUM,
     .doc = "Kinds of stream sockets.",
-    .values = (const char *const[]){ "inet", "unix", NULL },
+    .values = (const char *const[]){ "inet", "unix", "fd", NULL },
 };
 
 static const SchemaType unix_type = {
@@ -374,9 +438,25 @@ static const SchemaType inet_type = {
             { NULL } },
 };
 
+static const SchemaType fd_type = {
+    .name = "String",
+    .kind = SCHEMA_OBJECT,
+    .doc = "A listening socket that somebody else has opened.",
+    .members =
+        (const SchemaMember[]){
+            { "str", &schema_str,
+              .doc = "The name that getfd or a service manager "
+                     "(sd_listen_fds(3)) gave it, or the number of a "
+                     "descriptor that was open when the daemon was started. "
+                     "Those of a service manager can be used again and again; "
+                     "if several have that name, all are listened at." },
+            { NULL } },
+};
+
 static bool address_branch(size_t n, const char **tag, const SchemaType **type)
 {
-    static const SchemaType *const types[] = { &inet_type, &unix_type };
+    static const SchemaType *const types[] = { &inet_type, &unix_type,
+                                               &fd_type };
 
     if (n >= G_N_ELEMENTS(types)) {
         return false;
@@ -413,10 +493,19 @@ static const SchemaType inet_wrapper_type = {
                                 { NULL } },
 };
 
+static const SchemaType fd_wrapper_type = {
+    .name = "StringWrapper",
+    .kind = SCHEMA_OBJECT,
+    .members =
+        (const SchemaMember[]){ { "data", &fd_type, .doc = "The address." },
+                                { NULL } },
+};
+
 static bool legacy_branch(size_t n, const char **tag, const SchemaType **type)
 {
     static const SchemaType *const types[] = { &inet_wrapper_type,
-                                               &unix_wrapper_type };
+                                               &unix_wrapper_type,
+                                               &fd_wrapper_type };
 
     if (n >= G_N_ELEMENTS(types)) {
         return false;

@@ -11,9 +11,10 @@
 
 #include "util/schema.h"
 
-/* SocketAddress: {type, path} or {type, host, port, to?, ipv4?, ipv6?} */
+/* SocketAddress: {type, path}, {type, host, port, to?, ipv4?, ipv6?} or
+ * {type, str} */
 extern const SchemaType socket_address_type;
-/* SocketAddressLegacy: {type, data: {path}} or {type, data: {host, ...}} */
+/* SocketAddressLegacy: {type, data: {path}}, ... */
 extern const SchemaType socket_address_legacy_type;
 
 /* The flat form of a wrapped address that was checked. (transfer full) */
@@ -26,7 +27,8 @@ typedef struct SocketListener SocketListener;
  * several addresses is listened to at all of them. A socket file at which
  * nobody listens any more is replaced; a path at which something else lies is
  * refused. A socket file is made with permissions @mode, less the umask. May
- * wait for the resolution of a name. NULL and @errp on error.
+ * wait for the resolution of a name. Sockets that were passed (type fd, see
+ * util/fdset.h) are made non-blocking for all who have them. NULL and @errp on error.
  */
 SocketListener *socket_listener_new(JsonObject *addr, mode_t mode,
                                     GError **errp);

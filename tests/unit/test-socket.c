@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* Listening sockets (util/socket.c) */
 #include <check.h>
+#include <fcntl.h>
 #include <glib/gstdio.h>
 #include <netinet/in.h>
 #include <string.h>
@@ -10,6 +11,7 @@
 #include <unistd.h>
 
 #include "unit-main.h"
+#include "util/fdset.h"
 #include "util/json-text.h"
 #include "util/socket.h"
 
@@ -47,8 +49,8 @@ START_TEST(test_errors)
     g_autofree char *too_long =
         g_strdup_printf("UNIX socket path '%s' is too long", name);
 
-    expect_error("{'type': 'fd', 'str': '7'}",
-                 "Parameter 'addr.type' does not accept value 'fd'");
+    expect_error("{'type': 'vsock', 'str': '7'}",
+                 "Parameter 'addr.type' does not accept value 'vsock'");
     expect_error("{'type': 'unix'}", "Parameter 'addr.path' is missing");
     expect_error("{'type': 'unix', 'path': 'x', 'port': '1'}",
                  "Parameter 'addr.port' is unexpected");
@@ -200,6 +202,65 @@ START_TEST(test_inet)
 }
 END_TEST
 
+/* ---- type fd ------------------------------------------------------------ */
+
+static void expect_fd_error(int fd, const char *error)
+{
+    ck_assert(named_fd_add("x", fd, NULL));
+    expect_error("{'type': 'fd', 'str': 'x'}", error);
+    /* It is closed, and the name is free. */
+    ck_assert_int_eq(fcntl(fd, F_GETFD), -1);
+    ck_assert(!named_fd_close("x", NULL));
+}
+
+START_TEST(test_fd_errors)
+{
+    g_autoptr(GError) err = NULL;
+    int fds[2];
+
+    expect_error("{'type': 'fd', 'str': 'absent'}",
+                 "File descriptor named 'absent' has not been found: neither "
+                 "passed by getfd, nor by a service manager, nor open when "
+                 "the daemon was started");
+    /* One of ours, maybe */
+    ck_assert(!listen_at("{'type': 'fd', 'str': '0'}", &err));
+    expect_fd_error(open("/dev/null", O_RDONLY),
+                    "File descriptor 'x' is not a socket");
+    expect_fd_error(socket(AF_UNIX, SOCK_DGRAM, 0),
+                    "File descriptor 'x' is not a stream socket of type unix "
+                    "or inet");
+    ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM, 0, fds), 0);
+    expect_fd_error(fds[0], "File descriptor 'x' is a connection, not a socket "
+                            "to listen at");
+    close(fds[1]);
+}
+END_TEST
+
+START_TEST(test_fd_listens)
+{
+    g_autoptr(GError) err = NULL;
+    SocketListener *listener;
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    struct sockaddr_in sin = { .sin_family = AF_INET };
+    int listens = 0;
+    socklen_t len = sizeof(listens);
+
+    sin.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    ck_assert_int_eq(bind(fd, (struct sockaddr *)&sin, sizeof(sin)), 0);
+    ck_assert(named_fd_add("x", fd, NULL));
+    listener = listen_at("{'type': 'fd', 'str': 'x'}", &err);
+    ck_assert(listener != NULL);
+    ck_assert_int_eq(socket_listener_count(listener), 1);
+    ck_assert_int_eq(socket_listener_fd(listener, 0), fd);
+    ck_assert(fcntl(fd, F_GETFL) & O_NONBLOCK);
+    getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &len);
+    ck_assert_int_eq(listens, 1);
+    socket_listener_free(listener);
+    ck_assert_int_eq(fcntl(fd, F_GETFD), -1);
+    fdset_close_all();
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("socket");
@@ -209,6 +270,8 @@ int main(void)
     tcase_add_test(tc, test_flatten);
     tcase_add_test(tc, test_unix);
     tcase_add_test(tc, test_inet);
+    tcase_add_test(tc, test_fd_errors);
+    tcase_add_test(tc, test_fd_listens);
     suite_add_tcase(s, tc);
     return unit_main(s);
 }
