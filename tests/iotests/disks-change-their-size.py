@@ -91,9 +91,11 @@ class AsStock(unittest.TestCase):
 
 
 class DisksChangeTheirSize(unittest.TestCase):
+    options = ""
+
     def setUp(self):
         self.image = disk.written(path("image"), SIZE)
-        self.daemon = disk.DiskDaemon(self.image)
+        self.daemon = disk.DiskDaemon(self.image, self.options)
 
     def tearDown(self):
         self.daemon.stop()
@@ -319,6 +321,11 @@ class DisksChangeTheirSize(unittest.TestCase):
         self.resize(MiB, "raw")
         self.assertEqual(os.stat(path("copy")).st_size, 2 * SIZE)
         self.assertEqual(os.stat(self.image).st_size, MiB)
+
+
+class WithDirectIO(DisksChangeTheirSize):
+    """The same, where the end of the file goes other ways than the rest"""
+    options = ",cache.direct=on"
 
 
 if __name__ == "__main__":
