@@ -10,7 +10,7 @@
 struct RangeLock {
     Mutex lock;
     Cond released;
-    unsigned waiting;
+    unsigned waiting; /* threads in range_lock_acquire() */
     RangeHold *head, *tail;
 };
 
@@ -76,23 +76,30 @@ static void remove_and_wake(RangeLock *lock, RangeHold *hold)
     }
 }
 
+static void enter(RangeLock *lock, RangeHold *hold, int64_t offset,
+                  int64_t bytes, bool exclusive)
+{
+    g_assert(offset >= 0 && bytes >= 0 && bytes <= INT64_MAX - offset);
+    hold->start = offset;
+    hold->end = offset + bytes;
+    hold->exclusive = exclusive;
+    append(lock, hold);
+}
+
 int range_lock_acquire(RangeLock *lock, RangeHold *hold, int64_t offset,
                        int64_t bytes, bool exclusive, BdrvCancel *cancel)
 {
     MUTEX_GUARD(&lock->lock);
     int ret = 0;
 
-    g_assert(offset >= 0 && bytes >= 0 && bytes <= INT64_MAX - offset);
-    hold->start = offset;
-    hold->end = offset + bytes;
-    hold->exclusive = exclusive;
-    append(lock, hold);
-
-    lock->waiting++;
-    while (ret == 0 && must_wait(hold)) {
-        ret = bdrv_wait(&lock->released, &lock->lock, INT64_MAX, cancel);
+    enter(lock, hold, offset, bytes, exclusive);
+    if (must_wait(hold)) {
+        lock->waiting++;
+        do {
+            ret = bdrv_wait(&lock->released, &lock->lock, INT64_MAX, cancel);
+        } while (ret == 0 && must_wait(hold));
+        lock->waiting--;
     }
-    lock->waiting--;
     if (ret < 0) {
         remove_and_wake(lock, hold);
     }
@@ -104,4 +111,85 @@ void range_lock_release(RangeLock *lock, RangeHold *hold)
     MUTEX_GUARD(&lock->lock);
 
     remove_and_wake(lock, hold);
+}
+
+/* ---- without waiting ---------------------------------------------------- */
+
+/* The first entry that overlaps [@start, @end), by its start; or NULL */
+static const RangeHold *first_in(const RangeLock *lock, int64_t start,
+                                 int64_t end)
+{
+    const RangeHold *first = NULL;
+    const RangeHold *h;
+
+    for (h = lock->head; h; h = h->next) {
+        if (h->start < end && start < h->end &&
+            (!first || h->start < first->start)) {
+            first = h;
+        }
+    }
+    return first;
+}
+
+int64_t range_lock_try_acquire(RangeLock *lock, RangeHold *hold, int64_t offset,
+                               int64_t bytes, int64_t align, int64_t *next)
+{
+    MUTEX_GUARD(&lock->lock);
+    const RangeHold *h = first_in(lock, offset, offset + bytes);
+
+    if (h) {
+        int64_t unaligned = (h->end - offset) % align;
+
+        bytes = MAX(h->start - offset, 0);
+        bytes -= bytes % align;
+        *next = h->end;
+        if (unaligned > 0) {
+            *next += MIN(align - unaligned, INT64_MAX - h->end);
+        }
+    }
+    if (bytes > 0) {
+        enter(lock, hold, offset, bytes, true);
+    }
+    return bytes;
+}
+
+bool range_lock_try_extend(RangeLock *lock, RangeHold *hold, int64_t bytes)
+{
+    MUTEX_GUARD(&lock->lock);
+
+    if (first_in(lock, hold->end, hold->end + bytes)) {
+        return false;
+    }
+    hold->end += bytes;
+    return true;
+}
+
+void range_lock_shrink(RangeLock *lock, RangeHold *hold, int64_t bytes)
+{
+    MUTEX_GUARD(&lock->lock);
+
+    g_assert(bytes > 0 && bytes <= hold->end - hold->start);
+    hold->end = hold->start + bytes;
+    if (lock->waiting) {
+        cond_broadcast(&lock->released);
+    }
+}
+
+void range_lock_line_up(RangeLock *lock, RangeHold *hold, int64_t offset,
+                        int64_t bytes)
+{
+    MUTEX_GUARD(&lock->lock);
+    enter(lock, hold, offset, bytes, true);
+}
+
+bool range_lock_is_mine(RangeLock *lock, RangeHold *hold)
+{
+    MUTEX_GUARD(&lock->lock);
+    return !must_wait(hold);
+}
+
+unsigned range_lock_waiting(RangeLock *lock)
+{
+    MUTEX_GUARD(&lock->lock);
+    return lock->waiting;
 }

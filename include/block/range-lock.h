@@ -40,4 +40,28 @@ int range_lock_acquire(RangeLock *lock, RangeHold *hold, int64_t offset,
                        int64_t bytes, bool exclusive, BdrvCancel *cancel);
 void range_lock_release(RangeLock *lock, RangeHold *hold);
 
+/*
+ * For those who do not wait. All of it is exclusive; a range is free if nobody
+ * holds it and nobody waits for it.
+ *
+ * Take what is free of [@offset, @offset + @bytes), from its start on: all, or a
+ * multiple of @align bytes. Returns how much; 0: nothing, and *@next is where,
+ * counted from @offset in steps of @align, it may be free again.
+ */
+int64_t range_lock_try_acquire(RangeLock *lock, RangeHold *hold, int64_t offset,
+                               int64_t bytes, int64_t align, int64_t *next);
+/* Hold the @bytes after its end, too, if all of them are free. */
+bool range_lock_try_extend(RangeLock *lock, RangeHold *hold, int64_t bytes);
+/* Keep only the first @bytes, not 0, of what is held. */
+void range_lock_shrink(RangeLock *lock, RangeHold *hold, int64_t bytes);
+/*
+ * Get in line and do not wait: others wait for it from now on, until
+ * range_lock_release(). It is held when range_lock_is_mine() says so.
+ */
+void range_lock_line_up(RangeLock *lock, RangeHold *hold, int64_t offset,
+                        int64_t bytes);
+bool range_lock_is_mine(RangeLock *lock, RangeHold *hold);
+/* How many threads wait in range_lock_acquire() */
+unsigned range_lock_waiting(RangeLock *lock);
+
 #endif

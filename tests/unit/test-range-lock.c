@@ -196,6 +196,93 @@ START_TEST(test_stress)
 }
 END_TEST
 
+/* ---- without waiting ---------------------------------------------------- */
+
+static void try_acquire(RangeHold *hold, int64_t offset, int64_t bytes,
+                        int64_t expected, int64_t expected_next)
+{
+    int64_t next = -1;
+
+    ck_assert_int_eq(
+        range_lock_try_acquire(lock, hold, offset, bytes, 10, &next), expected);
+    if (expected == 0) {
+        ck_assert_int_eq(next, expected_next);
+    }
+}
+
+/* What is free from the start on, in steps of 10; others' shared holds count */
+START_TEST(test_try_acquire)
+{
+    RangeHold a, b, c, d;
+
+    acquire(&a, 35, 4, false);
+    acquire(&b, 60, 5, true);
+    try_acquire(&c, 30, 40, 0, 40);
+    try_acquire(&c, 40, 23, 20, -1);
+    try_acquire(&d, 0, 100, 30, -1);
+    range_lock_release(lock, &d);
+    try_acquire(&d, 50, 20, 0, 60);
+    try_acquire(&d, 60, 10, 0, 70);
+    /* All of it need not be a multiple. */
+    try_acquire(&d, 70, 33, 33, -1);
+    range_lock_release(lock, &a);
+    range_lock_release(lock, &b);
+    range_lock_release(lock, &c);
+    range_lock_release(lock, &d);
+}
+END_TEST
+
+START_TEST(test_extend_and_shrink)
+{
+    int turns = 0;
+    Taker t = {
+        .offset = 15, .bytes = 1, .exclusive = true, .sequence = &turns
+    };
+    RangeHold a, b;
+
+    try_acquire(&a, 0, 10, 10, -1);
+    acquire(&b, 30, 1, false);
+    ck_assert(range_lock_try_extend(lock, &a, 20));
+    ck_assert(!range_lock_try_extend(lock, &a, 1));
+    start(&t, 1);
+    range_lock_shrink(lock, &a, 16);
+    ck_assert_uint_eq(range_lock_waiting(lock), 1);
+    range_lock_shrink(lock, &a, 15);
+    pthread_join(t.thread, NULL);
+    ck_assert_int_eq(t.ret, 0);
+    /* Who waits is in the way, too. */
+    t.offset = 14;
+    t.bytes = 10;
+    start(&t, 1);
+    ck_assert(!range_lock_try_extend(lock, &a, 1));
+    range_lock_release(lock, &a);
+    pthread_join(t.thread, NULL);
+    range_lock_release(lock, &b);
+}
+END_TEST
+
+/* In line behind those who came before, and before those who come after */
+START_TEST(test_line_up)
+{
+    int turns = 0;
+    Taker t = {
+        .offset = 15, .bytes = 1, .exclusive = true, .sequence = &turns
+    };
+    RangeHold a, mine;
+
+    acquire(&a, 5, 10, false);
+    range_lock_line_up(lock, &mine, 10, 10);
+    ck_assert(!range_lock_is_mine(lock, &mine));
+    start(&t, 1);
+    range_lock_release(lock, &a);
+    ck_assert(range_lock_is_mine(lock, &mine));
+    ck_assert_uint_eq(range_lock_waiting(lock), 1);
+    range_lock_release(lock, &mine);
+    pthread_join(t.thread, NULL);
+    ck_assert_int_eq(t.turn, 1);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("range-lock");
@@ -207,6 +294,9 @@ int main(void)
     tcase_add_test(tc, test_fair);
     tcase_add_test(tc, test_cancel);
     tcase_add_test(tc, test_stress);
+    tcase_add_test(tc, test_try_acquire);
+    tcase_add_test(tc, test_extend_and_shrink);
+    tcase_add_test(tc, test_line_up);
     suite_add_tcase(s, tc);
     return unit_main(s);
 }
