@@ -175,12 +175,12 @@ const char *bdrv_dirty_bitmap_name(const BdrvDirtyBitmap *bitmap)
     return bitmap->name;
 }
 
-int64_t bdrv_get_dirty_count(BdrvDirtyBitmap *bitmap)
+/* Lock held */
+static int64_t dirty_count(const BdrvDirtyBitmap *bitmap)
 {
     uint64_t n, last;
     int64_t bytes;
 
-    MUTEX_GUARD(&bitmap->lock);
     n = sparse_bitmap_count(bitmap->bits);
     if (n == 0) {
         return 0;
@@ -191,6 +191,12 @@ int64_t bdrv_get_dirty_count(BdrvDirtyBitmap *bitmap)
         return bytes + (bitmap->length - (int64_t)(last << bitmap->shift));
     }
     return (int64_t)(n << bitmap->shift);
+}
+
+int64_t bdrv_get_dirty_count(BdrvDirtyBitmap *bitmap)
+{
+    MUTEX_GUARD(&bitmap->lock);
+    return dirty_count(bitmap);
 }
 
 void bdrv_set_dirty_bitmap(BdrvDirtyBitmap *bitmap, int64_t offset,
@@ -218,11 +224,12 @@ void bdrv_set_dirty_bitmap(BdrvDirtyBitmap *bitmap, int64_t offset,
 }
 
 /* Whole granules: what was not all copied stays dirty. */
-void bdrv_reset_dirty_bitmap(BdrvDirtyBitmap *bitmap, int64_t offset,
-                             int64_t bytes)
+int64_t bdrv_reset_dirty_bitmap(BdrvDirtyBitmap *bitmap, int64_t offset,
+                                int64_t bytes)
 {
     SparseBitmapGarbage *garbage;
     uint64_t first, end;
+    int64_t were_dirty;
 
     g_assert(offset >= 0 && bytes >= 0 && bytes <= INT64_MAX - offset);
     mutex_lock(&bitmap->lock);
@@ -231,12 +238,15 @@ void bdrv_reset_dirty_bitmap(BdrvDirtyBitmap *bitmap, int64_t offset,
     if (offset + bytes >= bitmap->length) {
         end = sparse_bitmap_size(bitmap->bits);
     }
+    were_dirty = dirty_count(bitmap);
     if (first < end) {
         sparse_bitmap_clear(bitmap->bits, first, end - first);
     }
+    were_dirty -= dirty_count(bitmap);
     garbage = sparse_bitmap_take_garbage(bitmap->bits);
     mutex_unlock(&bitmap->lock);
     sparse_bitmap_garbage_free(garbage);
+    return were_dirty;
 }
 
 bool bdrv_dirty_bitmap_next_area(BdrvDirtyBitmap *bitmap, int64_t offset,
@@ -270,6 +280,36 @@ bool bdrv_dirty_bitmap_next_area(BdrvDirtyBitmap *bitmap, int64_t offset,
     return true;
 }
 
+static __thread BdrvDirtySkip *skipping;
+
+void bdrv_dirty_skip_begin(BdrvDirtySkip *skip, BdrvDirtyBitmap *bitmap)
+{
+    *skip = (BdrvDirtySkip){ .outer = skipping, .bitmap = bitmap };
+    skipping = skip;
+}
+
+void bdrv_dirty_skip_end(BdrvDirtySkip *skip)
+{
+    g_assert(skipping == skip);
+    skipping = skip->outer;
+}
+
+/* Somebody else sees to @bitmap. */
+static bool skip(const BdrvDirtyBitmap *bitmap, int64_t offset, int64_t bytes)
+{
+    BdrvDirtySkip *s = skipping;
+
+    while (s && s->bitmap != bitmap) {
+        s = s->outer;
+    }
+    if (!s) {
+        return false;
+    }
+    s->start = s->end ? MIN(s->start, offset) : offset;
+    s->end = MAX(s->end, offset + bytes);
+    return true;
+}
+
 void bdrv_set_dirty(BlockDriverState *bs, int64_t offset, int64_t bytes)
 {
     guint i;
@@ -281,6 +321,9 @@ void bdrv_set_dirty(BlockDriverState *bs, int64_t offset, int64_t bytes)
     for (i = 0; i < bs->dirty_bitmaps->len; i++) {
         BdrvDirtyBitmap *bitmap = bs->dirty_bitmaps->pdata[i];
 
+        if (skip(bitmap, offset, bytes)) {
+            continue;
+        }
         bdrv_set_dirty_bitmap(bitmap, offset, bytes);
         if (bitmap->notify) {
             bitmap->notify(bitmap->notify_opaque);

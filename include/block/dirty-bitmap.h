@@ -40,9 +40,10 @@ int64_t bdrv_get_dirty_count(BdrvDirtyBitmap *bitmap);
 /* Marks every granule that the range touches. */
 void bdrv_set_dirty_bitmap(BdrvDirtyBitmap *bitmap, int64_t offset,
                            int64_t bytes);
-/* Clears the granules that the range covers up to their end or the disk's. */
-void bdrv_reset_dirty_bitmap(BdrvDirtyBitmap *bitmap, int64_t offset,
-                             int64_t bytes);
+/* Clears the granules that the range covers up to their end or the disk's.
+ * Returns how many bytes of them were marked. */
+int64_t bdrv_reset_dirty_bitmap(BdrvDirtyBitmap *bitmap, int64_t offset,
+                                int64_t bytes);
 /*
  * The first dirty area in [@offset, @end): stores it, at most @max_bytes of it,
  * and returns true; false if there is none.
@@ -50,6 +51,20 @@ void bdrv_reset_dirty_bitmap(BdrvDirtyBitmap *bitmap, int64_t offset,
 bool bdrv_dirty_bitmap_next_area(BdrvDirtyBitmap *bitmap, int64_t offset,
                                  int64_t end, int64_t max_bytes,
                                  int64_t *dirty_offset, int64_t *dirty_bytes);
+
+/*
+ * From begin to end the writes of this thread do not mark @bitmap: who asks for
+ * that does it, if it has to be done. What they would have marked lies within
+ * [@start, @end), nothing if @end is 0.
+ */
+typedef struct BdrvDirtySkip BdrvDirtySkip;
+struct BdrvDirtySkip {
+    BdrvDirtySkip *outer;
+    BdrvDirtyBitmap *bitmap;
+    int64_t start, end;
+};
+void bdrv_dirty_skip_begin(BdrvDirtySkip *skip, BdrvDirtyBitmap *bitmap);
+void bdrv_dirty_skip_end(BdrvDirtySkip *skip);
 
 /* For io.c: [@offset, @offset + @bytes) of @bs was or may have been written. */
 void bdrv_set_dirty(BlockDriverState *bs, int64_t offset, int64_t bytes);

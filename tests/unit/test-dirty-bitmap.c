@@ -149,6 +149,57 @@ START_TEST(test_next_area)
 END_TEST
 
 /* The largest disk: nothing overflows at its end. */
+/* How many were marked; the disk's end is no granule's. */
+START_TEST(test_reset_count)
+{
+    BdrvDirtyBitmap *bitmap = create(64 * KIB, NULL);
+
+    bdrv_set_dirty_bitmap(bitmap, 0, 100 * KIB);
+    bdrv_set_dirty_bitmap(bitmap, node_length - 1, 1);
+    ck_assert_int_eq(bdrv_reset_dirty_bitmap(bitmap, 1, 128 * KIB), 64 * KIB);
+    ck_assert_int_eq(bdrv_reset_dirty_bitmap(bitmap, 64 * KIB, 500 * KIB), 0);
+    ck_assert_int_eq(bdrv_reset_dirty_bitmap(bitmap, 0, node_length),
+                     64 * KIB + node_length % (64 * KIB));
+    bdrv_release_dirty_bitmap(&node, bitmap);
+}
+END_TEST
+
+/* Writes of one who marks by himself: that bitmap only, and that thread only */
+static void *write_elsewhere(void *opaque)
+{
+    bdrv_set_dirty(&node, 0, 1);
+    return NULL;
+}
+
+START_TEST(test_skip)
+{
+    BdrvDirtyBitmap *mine = create(64 * KIB, NULL);
+    BdrvDirtyBitmap *other = create(64 * KIB, NULL);
+    BdrvDirtySkip skip, inner;
+    pthread_t thread;
+
+    bdrv_dirty_skip_begin(&skip, mine);
+    ck_assert_int_eq(skip.end, 0);
+    bdrv_set_dirty(&node, 300 * KIB, 10);
+    bdrv_dirty_skip_begin(&inner, other);
+    bdrv_set_dirty(&node, 200 * KIB, 5);
+    bdrv_dirty_skip_end(&inner);
+    ck_assert_int_eq(skip.start, 200 * KIB);
+    ck_assert_int_eq(skip.end, 300 * KIB + 10);
+    ck_assert_int_eq(inner.end, 200 * KIB + 5);
+    ck_assert_int_eq(bdrv_get_dirty_count(mine), 0);
+    ck_assert_int_eq(bdrv_get_dirty_count(other), 64 * KIB);
+    pthread_create(&thread, NULL, write_elsewhere, NULL);
+    pthread_join(thread, NULL);
+    ck_assert_int_eq(bdrv_get_dirty_count(mine), 64 * KIB);
+    bdrv_dirty_skip_end(&skip);
+    bdrv_set_dirty(&node, 300 * KIB, 10);
+    ck_assert_int_eq(bdrv_get_dirty_count(mine), 128 * KIB);
+    bdrv_release_dirty_bitmap(&node, mine);
+    bdrv_release_dirty_bitmap(&node, other);
+}
+END_TEST
+
 START_TEST(test_largest)
 {
     BdrvDirtyBitmap *bitmap;
@@ -280,6 +331,8 @@ int main(void)
     tcase_add_test(tc, test_parameters);
     tcase_add_test(tc, test_mark_and_reset);
     tcase_add_test(tc, test_next_area);
+    tcase_add_test(tc, test_reset_count);
+    tcase_add_test(tc, test_skip);
     tcase_add_test(tc, test_largest);
     tcase_add_test(tc, test_growing);
     tcase_add_test(tc, test_query);
