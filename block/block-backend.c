@@ -422,6 +422,27 @@ static void request_end(Request *req)
     gate_leave(req->blk);
 }
 
+int blk_enter(BlockBackend *blk)
+{
+    int ret = gate_enter(blk);
+
+    g_assert(!request_cancel);
+    if (ret == 0 && !blk->root) {
+        gate_leave(blk);
+        ret = -ENOMEDIUM;
+    }
+    if (ret == 0) {
+        request_cancel = blk->cancel;
+    }
+    return ret;
+}
+
+void blk_leave(BlockBackend *blk)
+{
+    request_cancel = NULL;
+    gate_leave(blk);
+}
+
 static bool may_write(BlockBackend *blk)
 {
     return g_atomic_int_get(&blk->writable);

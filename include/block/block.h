@@ -240,6 +240,14 @@ int blk_pwrite_zeroes(BlockBackend *blk, int64_t offset, int64_t bytes,
                       int flags);
 int blk_pdiscard(BlockBackend *blk, int64_t offset, int64_t bytes);
 int blk_flush(BlockBackend *blk);
+/*
+ * An operation of several steps as one request: from enter to leave this thread
+ * is inside the gate, so that the node below stays as it is, and sends its
+ * requests to that by the functions of block-int.h. 0, or -ECANCELED or
+ * -ENOMEDIUM. Not from within another request.
+ */
+int blk_enter(BlockBackend *blk);
+void blk_leave(BlockBackend *blk);
 int64_t blk_getlength(BlockBackend *blk);
 bool blk_is_read_only(BlockBackend *blk);
 /* The alignment below which requests are bounced, and the best one; bytes */
