@@ -128,7 +128,13 @@ static void set_zero_blocks(MemDisk *disk, int64_t start, int64_t end,
         last = (end + MEM_DISK_BLOCK - 1) / MEM_DISK_BLOCK;
     }
     for (; first < last; first++) {
-        disk->zero[first] = zero;
+        int64_t at = first * MEM_DISK_BLOCK;
+        int64_t n = MIN(MEM_DISK_BLOCK, disk->length - at);
+
+        /* Somebody else may have written there meanwhile. */
+        disk->zero[first] =
+            zero && disk->data[at] == 0 &&
+            memcmp(disk->data + at, disk->data + at + 1, n - 1) == 0;
     }
 }
 
@@ -160,6 +166,7 @@ static int change(MemDisk *disk, MemRequest kind, int64_t offset, int64_t bytes,
     mutex_lock(&disk->lock);
     if (ret == 0 && iov) {
         iov_to_buf(iov, niov, 0, disk->data + offset, half);
+        set_zero_blocks(disk, offset, offset + half, false);
     } else if (ret == 0) {
         memset(disk->data + offset, 0, half);
     }
@@ -168,6 +175,7 @@ static int change(MemDisk *disk, MemRequest kind, int64_t offset, int64_t bytes,
     mutex_lock(&disk->lock);
     if (ret == 0 && iov) {
         iov_to_buf(iov, niov, half, disk->data + offset + half, bytes - half);
+        set_zero_blocks(disk, offset, offset + bytes, false);
     } else if (ret == 0) {
         memset(disk->data + offset + half, 0, bytes - half);
         set_zero_blocks(disk, offset, offset + bytes, true);
