@@ -4,17 +4,19 @@
  * (mirror-pick.c), and lets the next one pick before it starts to copy.
  *
  * What keeps the copy true:
- *  1. A range is copied by one worker at a time, from before its dirty bits are
- *     cleared until it is written: else an older copy could overwrite a newer
- *     one.
+ *  1. A range is copied by one at a time, who holds it in s->ranges from before
+ *     its dirty bits are cleared until it is written: else an older copy could
+ *     overwrite a newer one. That is a worker or, where guests write to both
+ *     disks (mirror-active.c), a guest.
  *  2. Dirty bits are cleared before the source is looked at, be it for its
  *     status or its data. Guests set them after their write is done, so what a
  *     worker has not seen is marked again.
  *  3. What is not copied in the end (an error, a status that does not reach as
  *     far as was claimed) is marked again before the range is given up.
  *  4. Granules of the target leave target_zero before data is written to them,
- *     and enter it after a zero-write has succeeded. As nobody but this job
- *     writes to the target, nothing else changes it.
+ *     and enter it after a zero-write has succeeded, both by who holds them.
+ *     As nobody but this job and those guests write to the target, nothing else
+ *     changes it.
  */
 #include <stdlib.h>
 
@@ -31,8 +33,7 @@ int64_t mirror_granules(MirrorJob *s, int64_t bytes)
 
 /* ---- the target --------------------------------------------------------- */
 
-/* [@offset, @offset + @bytes) of the target reads as zeroes. */
-static void set_target_zero(MirrorJob *s, int64_t offset, int64_t bytes)
+void mirror_set_target_zero(MirrorJob *s, int64_t offset, int64_t bytes)
 {
     int64_t end = offset + bytes;
     int64_t first = mirror_granules(s, offset);
@@ -42,6 +43,14 @@ static void set_target_zero(MirrorJob *s, int64_t offset, int64_t bytes)
     if (first < last) {
         sparse_bitmap_set(s->target_zero, first, last - first);
     }
+}
+
+void mirror_clear_target_zero(MirrorJob *s, int64_t offset, int64_t bytes)
+{
+    int64_t first = offset / s->granularity;
+
+    sparse_bitmap_clear(s->target_zero, first,
+                        mirror_granules(s, offset + bytes) - first);
 }
 
 void mirror_learn_target(MirrorJob *s)
@@ -61,7 +70,7 @@ void mirror_learn_target(MirrorJob *s)
         }
         if (ret & BDRV_BLOCK_ZERO) {
             MUTEX_GUARD(&s->lock);
-            set_target_zero(s, offset, pnum);
+            mirror_set_target_zero(s, offset, pnum);
         }
         offset += pnum;
     }
@@ -112,7 +121,7 @@ static int copy_data(MirrorWorker *w, const MirrorOp *op, bool *is_read)
         struct iovec iov = { .iov_base = w->buf, .iov_len = n };
 
         *is_read = true;
-        if (op->drained) {
+        if (op->past_gate) {
             ret = bdrv_preadv(s->source_bs, offset, n, &iov, 1, 0);
         } else {
             ret = blk_preadv(s->source, offset, n, &iov, 1, 0);
@@ -141,28 +150,40 @@ static int64_t remaining(MirrorJob *s)
     return MIN(dirty, INT64_MAX - s->in_flight_bytes) + s->in_flight_bytes;
 }
 
+void mirror_settle(MirrorJob *s, int64_t held, int64_t done)
+{
+    int64_t left;
+
+    s->in_flight_bytes -= held;
+    job_progress_update(s->job, done);
+    left = remaining(s);
+    job_progress_set_remaining(s->job, left);
+    if (left <= s->kick_at) {
+        job_kick(s->job);
+        cond_broadcast(&s->quiet);
+    }
+}
+
 /* Lock held */
 static void finish(MirrorJob *s, MirrorWorker *w, int ret, bool is_read)
 {
     int64_t done = w->op.bytes;
-    int64_t left;
 
     if (ret < 0) {
         mirror_op_failed(s, &w->op, is_read, ret);
-        mirror_unclaim(s, &w->op, 0);
+        mirror_unclaim(s, w, 0);
+        done = 0;
     } else {
         mirror_op_succeeded(s, &w->op);
-        s->in_flight_bytes -= done;
-        job_progress_update(s->job, done);
     }
-    w->active = false;
-    left = remaining(s);
-    job_progress_set_remaining(s->job, left);
+    range_lock_release(s->ranges, &w->hold);
+    mirror_leave_source(s, w);
+    mirror_settle(s, done, done);
     if (--s->in_flight == 0) {
         job_set_busy(s->job, false);
         cond_broadcast(&s->quiet);
     }
-    if (ret < 0 || left <= s->kick_at) {
+    if (ret < 0) {
         job_kick(s->job);
         cond_broadcast(&s->quiet);
     }
@@ -210,6 +231,7 @@ void mirror_copy_init(MirrorJob *s)
     cond_init(&s->picker);
     cond_init(&s->quiet);
     s->kick_at = -1;
+    s->ranges = range_lock_new();
     s->target_zero = sparse_bitmap_new(mirror_granules(s, s->length));
     s->failed = sparse_bitmap_new(mirror_granules(s, s->length));
     bdrv_dirty_bitmap_set_notify(s->source_bs, s->dirty, mirror_source_marked,
@@ -226,6 +248,7 @@ void mirror_copy_destroy(MirrorJob *s)
     }
     sparse_bitmap_free(s->target_zero);
     sparse_bitmap_free(s->failed);
+    range_lock_free(s->ranges);
     cond_destroy(&s->pickers);
     cond_destroy(&s->picker);
     cond_destroy(&s->quiet);
@@ -280,10 +303,10 @@ bool mirror_hold(MirrorJob *s, int64_t deadline_us)
     MUTEX_GUARD(&s->lock);
     s->hold = true;
     cond_signal(&s->picker);
-    while (s->in_flight > 0 && in_time) {
+    while ((s->in_flight > 0 || s->entering) && in_time) {
         in_time = cond_wait_until(&s->quiet, &s->lock, deadline_us);
     }
-    return s->in_flight == 0;
+    return s->in_flight == 0 && !s->entering;
 }
 
 void mirror_release(MirrorJob *s)

@@ -36,6 +36,7 @@ void mirror_op_failed(MirrorJob *s, const MirrorOp *op, bool is_read, int ret)
     switch (act(s, is_read, ret)) {
     case JOB_ERROR_REPORT:
         s->ret = ret;
+        g_atomic_int_set(&s->active, 0);
         break;
     case JOB_ERROR_STOP:
         s->stopped = true;

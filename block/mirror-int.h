@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* What mirror.c (the job), mirror-copy.c (its workers), mirror-pick.c and
- * mirror-error.c share */
+ * mirror-active.c (guests' writes to both disks), and mirror-error.c share */
 #ifndef BLOCK_MIRROR_INT_H
 #define BLOCK_MIRROR_INT_H
 
 #include "block/block-int.h"
 #include "block/dirty-bitmap.h"
 #include "block/job.h"
+#include "block/range-lock.h"
 #include "util/sparse-bitmap.h"
 #include "util/thread.h"
 
@@ -14,11 +15,11 @@
 /* After so many rounds there will not be a moment when nothing is left. */
 #define MIRROR_MANY_ROUNDS 3
 
-/* What one worker is doing. [offset, offset + bytes) is its own meanwhile. */
+/* What one worker is doing. It holds [offset, offset + bytes) meanwhile. */
 typedef struct MirrorOp {
     int64_t offset, bytes;
     bool zero;
-    bool drained; /* the source is: read past the gate */
+    bool past_gate; /* of the source: it is drained, or the worker inside */
 } MirrorOp;
 
 /*
@@ -45,8 +46,9 @@ typedef struct MirrorWorker {
     MirrorJob *s;
     pthread_t thread;
     uint8_t *buf;
-    bool active; /* s->lock: op is in flight */
-    MirrorOp op; /* s->lock for others */
+    bool inside; /* the source's gate */
+    MirrorOp op;
+    RangeHold hold; /* op's range, in s->ranges */
 } MirrorWorker;
 
 struct MirrorJob {
@@ -60,6 +62,12 @@ struct MirrorJob {
     int64_t buf_size;  /* of all workers */
     int64_t buf_bytes; /* of one */
     JobErrorPolicy on_source_error, on_target_error;
+    bool write_blocking;
+
+    /* Who copies what: workers, and guests whose writes go to both disks */
+    RangeLock *ranges;
+    int active;  /* atomic: guests' writes go to both disks */
+    int blocked; /* atomic: the picker found others' holds in its way */
 
     MirrorWorker workers[MIRROR_MAX_WORKERS];
     unsigned n_workers, n_started;
@@ -70,9 +78,10 @@ struct MirrorJob {
     Cond quiet;   /* in_flight has become 0; broadcast */
 
     /* lock */
-    bool picking; /* somebody's turn */
-    bool hold;    /* pick nothing */
-    bool stopped; /* the hold is for an error; the coordinator is to rest */
+    bool picking;  /* somebody's turn */
+    bool entering; /* the source's gate: whose turn it is */
+    bool hold;     /* pick nothing */
+    bool stopped;  /* the hold is for an error; the coordinator is to rest */
     bool quit;
     bool drained; /* the source is, by us */
     bool gather;  /* let marks gather before they are copied */
@@ -128,6 +137,14 @@ void mirror_stop_workers(MirrorJob *s);
 /* With the source drained, the workers on hold: copy all that is dirty. 0,
  * -errno, or JOB_AGAIN: something failed and is to be tried again. */
 int mirror_copy_rest(MirrorJob *s);
+/* Of bytes in flight @held are not any more, and @done are copied. Lock held */
+void mirror_settle(MirrorJob *s, int64_t held, int64_t done);
+/*
+ * Rule 4. [@offset, @offset + @bytes) of the target reads as zeroes, or is not
+ * known to any more, rounded inward and outward. Lock held
+ */
+void mirror_set_target_zero(MirrorJob *s, int64_t offset, int64_t bytes);
+void mirror_clear_target_zero(MirrorJob *s, int64_t offset, int64_t bytes);
 /* Kick the job when @remaining bytes are left or fewer (-1: never), or if it
  * fails or is stopped by an error; look at the state at once. */
 void mirror_watch(MirrorJob *s, int64_t remaining, bool gather,
@@ -142,8 +159,11 @@ int64_t mirror_granules(MirrorJob *s, int64_t bytes);
  * now nothing may be picked. Lock held, released in between
  */
 bool mirror_pick(MirrorJob *s, MirrorWorker *w);
-/* Of what @op holds it copies only the first @keep bytes. Lock held */
-void mirror_unclaim(MirrorJob *s, MirrorOp *op, int64_t keep);
+/* Of what @w holds it copies only the first @keep bytes. Lock held. If that is
+ * 0 the range is still to be given up. */
+void mirror_unclaim(MirrorJob *s, MirrorWorker *w, int64_t keep);
+/* @w is in no hurry to be inside the source's gate. Lock held */
+void mirror_leave_source(MirrorJob *s, MirrorWorker *w);
 /* @opaque: a MirrorJob. The guests have written to its source. */
 void mirror_source_marked(void *opaque);
 
@@ -157,7 +177,25 @@ bool mirror_has_failed(MirrorJob *s);
 /* 0, -errno, or JOB_AGAIN: it failed and is to be tried again. */
 int mirror_flush_target(MirrorJob *s);
 
+/* ---- mirror-active.c ---------------------------------------------------- */
+
+/*
+ * Requests through the filter if s->write_blocking: to the source, and then, if
+ * the job is active, to the target. They return what the source says.
+ */
+int mirror_active_pwritev(MirrorJob *s, int64_t offset, int64_t bytes,
+                          const struct iovec *iov, int niov, int flags);
+int mirror_active_pwrite_zeroes(MirrorJob *s, int64_t offset, int64_t bytes,
+                                int flags);
+int mirror_active_pdiscard(MirrorJob *s, int64_t offset, int64_t bytes);
+/* The job still copies: neither cancelled nor failed. Any thread */
+bool mirror_is_active(MirrorJob *s);
+
 /* ---- mirror-top.c ------------------------------------------------------- */
+
+typedef struct MirrorTop {
+    MirrorJob *job;
+} MirrorTop;
 
 extern const BlockDriver bdrv_mirror_top;
 

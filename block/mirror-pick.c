@@ -12,6 +12,11 @@
 /* Zero-writes are this long at most: a target that cannot do them fast gets
  * that many bytes in one go. */
 #define MAX_ZERO_BYTES (INT64_C(256) << 20)
+/* Where guests may wait for them */
+#define MAX_BLOCKING_ZERO_BYTES (INT64_C(16) << 20)
+/* How long the picker stands in line where guests write, and those who come
+ * after it wait, too, before it looks elsewhere */
+#define LINE_US (100 * 1000)
 /* A mirror that has caught up lets marks gather for so long: guests write to
  * the same granule again and again. */
 #define GATHER_US (100 * 1000)
@@ -45,7 +50,7 @@ static int source_status(MirrorJob *s, const MirrorOp *op, int64_t offset,
     BlockDriverState *file;
     int64_t map;
 
-    if (op->drained) {
+    if (op->past_gate) {
         return bdrv_block_status(s->source_bs, BDRV_WANT_ZERO, offset,
                                  MIN(bytes, BDRV_REQUEST_MAX_BYTES), pnum, &map,
                                  &file);
@@ -53,64 +58,35 @@ static int source_status(MirrorJob *s, const MirrorOp *op, int64_t offset,
     return blk_block_status(s->source, offset, bytes, BDRV_WANT_ZERO, pnum);
 }
 
-/*
- * How much of [@offset, @offset + @bytes), from its start, is in nobody's
- * hands. Lock held
- */
-static int64_t unclaimed(MirrorJob *s, int64_t offset, int64_t bytes)
+/* The first dirty range in [@from, @end) that is free, which @w holds then; or
+ * *@taken, if not -1 already, is where one is that is not. Lock held */
+static bool next_dirty_in(MirrorJob *s, MirrorWorker *w, int64_t from,
+                          int64_t end, int64_t max, int64_t *taken)
 {
-    unsigned i;
+    int64_t offset, bytes;
 
-    for (i = 0; i < s->n_started; i++) {
-        const MirrorWorker *w = &s->workers[i];
-
-        if (w->active && w->op.offset < offset + bytes &&
-            offset < w->op.offset + w->op.bytes) {
-            bytes = MAX(w->op.offset - offset, 0);
-        }
-    }
-    return bytes;
-}
-
-/* Where the operation ends that holds @offset. Lock held */
-static int64_t claim_end(MirrorJob *s, int64_t offset)
-{
-    unsigned i;
-
-    for (i = 0; i < s->n_started; i++) {
-        const MirrorWorker *w = &s->workers[i];
-
-        if (w->active && w->op.offset <= offset &&
-            offset < w->op.offset + w->op.bytes) {
-            return w->op.offset + w->op.bytes;
-        }
-    }
-    g_assert_not_reached();
-}
-
-/* The first dirty range in [@from, @end) that nobody holds. Lock held */
-static bool next_dirty_in(MirrorJob *s, int64_t from, int64_t end, int64_t max,
-                          int64_t *offset, int64_t *bytes)
-{
-    while (
-        bdrv_dirty_bitmap_next_area(s->dirty, from, end, max, offset, bytes)) {
-        *bytes = unclaimed(s, *offset, *bytes);
-        if (*bytes > 0) {
+    while (bdrv_dirty_bitmap_next_area(s->dirty, from, end, max, &offset,
+                                       &bytes)) {
+        w->op.offset = offset;
+        w->op.bytes = range_lock_try_acquire(s->ranges, &w->hold, offset, bytes,
+                                             s->granularity, &from);
+        if (w->op.bytes > 0) {
             return true;
         }
-        from = claim_end(s, *offset);
+        *taken = *taken < 0 ? offset : *taken;
     }
     return false;
 }
 
 /* Lock held */
-static bool next_dirty(MirrorJob *s, int64_t max, int64_t *offset,
-                       int64_t *bytes)
+static bool next_dirty(MirrorJob *s, MirrorWorker *w, int64_t max,
+                       int64_t *taken)
 {
-    if (next_dirty_in(s, s->cursor, s->length, max, offset, bytes)) {
+    *taken = -1;
+    if (next_dirty_in(s, w, s->cursor, s->length, max, taken)) {
         return true;
     }
-    if (!next_dirty_in(s, 0, s->cursor, max, offset, bytes)) {
+    if (!next_dirty_in(s, w, 0, s->cursor, max, taken)) {
         return false;
     }
     if (++s->rounds == MIRROR_MANY_ROUNDS) {
@@ -131,20 +107,24 @@ static int64_t max_data_bytes(MirrorJob *s)
     return MAX(round_down(max, s->granularity), s->granularity);
 }
 
-/* Rules 1 and 2. Lock held */
-static void claim(MirrorJob *s, MirrorOp *op, int64_t bytes)
+/* Rule 2. Lock held, and so is the range. */
+static void claim(MirrorJob *s, int64_t offset, int64_t bytes)
 {
-    bdrv_reset_dirty_bitmap(s->dirty, op->offset + op->bytes, bytes);
-    op->bytes += bytes;
+    bdrv_reset_dirty_bitmap(s->dirty, offset, bytes);
     s->in_flight_bytes += bytes;
 }
 
 /* Rule 3 */
-void mirror_unclaim(MirrorJob *s, MirrorOp *op, int64_t keep)
+void mirror_unclaim(MirrorJob *s, MirrorWorker *w, int64_t keep)
 {
+    MirrorOp *op = &w->op;
+
     bdrv_set_dirty_bitmap(s->dirty, op->offset + keep, op->bytes - keep);
     s->in_flight_bytes -= op->bytes - keep;
     op->bytes = keep;
+    if (keep > 0) {
+        range_lock_shrink(s->ranges, &w->hold, keep);
+    }
 }
 
 /*
@@ -174,32 +154,38 @@ static int64_t zero_bytes(MirrorJob *s, const MirrorOp *op, int64_t offset,
  * What is claimed turned out to be zero to its end: claim more as long as that
  * goes on. Lock held, released in between.
  */
-static void extend_zero(MirrorJob *s, MirrorOp *op)
+static void extend_zero(MirrorJob *s, MirrorWorker *w)
 {
-    while (op->bytes < MAX_ZERO_BYTES) {
+    MirrorOp *op = &w->op;
+    int64_t most = s->write_blocking ? MAX_BLOCKING_ZERO_BYTES : MAX_ZERO_BYTES;
+
+    while (op->bytes < most) {
         int64_t end = op->offset + op->bytes;
         int64_t offset, bytes, next, zero;
 
-        if (!bdrv_dirty_bitmap_next_area(
-                s->dirty, end, s->length,
-                MIN(op->bytes, MAX_ZERO_BYTES - op->bytes), &offset, &bytes) ||
-            offset != end || unclaimed(s, offset, bytes) < bytes) {
+        if (!bdrv_dirty_bitmap_next_area(s->dirty, end, s->length,
+                                         MIN(op->bytes, most - op->bytes),
+                                         &offset, &bytes) ||
+            offset != end ||
+            !range_lock_try_extend(s->ranges, &w->hold, bytes)) {
             return;
         }
-        claim(s, op, bytes);
+        claim(s, offset, bytes);
+        op->bytes += bytes;
         mutex_unlock(&s->lock);
         zero = zero_bytes(s, op, offset, bytes, &next);
         mutex_lock(&s->lock);
         if (zero < bytes) {
-            mirror_unclaim(s, op, end - op->offset + zero);
+            mirror_unclaim(s, w, end - op->offset + zero);
             return;
         }
     }
 }
 
 /* Decide what to do with what is claimed. Lock held, released in between */
-static void classify(MirrorJob *s, MirrorOp *op)
+static void classify(MirrorJob *s, MirrorWorker *w)
 {
+    MirrorOp *op = &w->op;
     int64_t end = op->offset + op->bytes;
     int64_t pos = op->offset;
     int64_t zero;
@@ -214,30 +200,122 @@ static void classify(MirrorJob *s, MirrorOp *op)
            zero_bytes(s, op, pos, end - pos, &pos) == 0) {
     }
     mutex_lock(&s->lock);
-    mirror_unclaim(s, op, pos - op->offset);
+    mirror_unclaim(s, w, pos - op->offset);
     if (op->zero && pos == end) {
-        extend_zero(s, op);
+        extend_zero(s, w);
     }
     if (!op->zero) {
-        int64_t first = op->offset / s->granularity;
-        int64_t last = mirror_granules(s, op->offset + op->bytes);
-
         /* Rule 4 */
-        sparse_bitmap_clear(s->target_zero, first, last - first);
+        mirror_clear_target_zero(s, op->offset, op->bytes);
         job_ratelimit_charge(s->job, op->bytes);
     }
+}
+
+/* Lock held */
+static bool may_pick(MirrorJob *s)
+{
+    return !s->quit && !s->hold && s->ret == 0;
+}
+
+/*
+ * Where guests wait for ranges, a worker is inside the source's gate before it
+ * takes one: a guest that waits for it is inside a gate, too, and a drain that
+ * closes both waits for the guest. False: the lock was released, to wait at the
+ * gate; look again. Lock held
+ */
+static bool enter_source(MirrorJob *s, MirrorWorker *w)
+{
+    int ret;
+
+    if (!s->write_blocking || s->drained || w->inside) {
+        return true;
+    }
+    s->entering = true;
+    mutex_unlock(&s->lock);
+    ret = blk_enter(s->source);
+    mutex_lock(&s->lock);
+    s->entering = false;
+    cond_broadcast(&s->quiet);
+    w->inside = ret == 0;
+    if (ret < 0 && s->ret == 0) {
+        /* Cancelled */
+        s->ret = ret;
+        job_kick(s->job);
+    }
+    return false;
+}
+
+void mirror_leave_source(MirrorJob *s, MirrorWorker *w)
+{
+    if (w->inside) {
+        blk_leave(s->source);
+        w->inside = false;
+    }
+}
+
+/*
+ * All that is dirty is in others' hands, the granule at @offset, too: get in
+ * line for it, or guests who write there again and again would keep it dirty
+ * for ever. Lock held, released in between
+ */
+static bool wait_for_turn(MirrorJob *s, MirrorWorker *w, int64_t offset)
+{
+    int64_t until = g_get_monotonic_time() + LINE_US;
+    int64_t bytes = MIN(s->granularity, s->length - offset);
+    bool in_time = true;
+
+    range_lock_line_up(s->ranges, &w->hold, offset, bytes);
+    while (may_pick(s) && in_time) {
+        if (range_lock_is_mine(s->ranges, &w->hold)) {
+            if (!bdrv_dirty_bitmap_next_area(s->dirty, offset, offset + bytes,
+                                             bytes, &offset, &bytes)) {
+                break;
+            }
+            w->op.offset = offset;
+            w->op.bytes = bytes;
+            return true;
+        }
+        in_time = cond_wait_until(&s->picker, &s->lock, until);
+    }
+    range_lock_release(s->ranges, &w->hold);
+    return false;
+}
+
+/*
+ * Something to copy that may be copied now: @w holds it. False: where all that
+ * is dirty is, somebody else stands or stood. Lock held, released in between
+ */
+static bool find_work(MirrorJob *s, MirrorWorker *w, bool *none)
+{
+    int64_t taken;
+    bool found;
+
+    /* Before the look: what is marked or given up after it wakes us. */
+    g_atomic_int_set(&s->starving, 1);
+    g_atomic_int_set(&s->blocked, s->write_blocking);
+    found = next_dirty(s, w, max_data_bytes(s), &taken);
+    *none = !found && (taken < 0 || !s->write_blocking);
+    if (!found && !*none) {
+        found = wait_for_turn(s, w, taken);
+    }
+    if (found) {
+        g_atomic_int_set(&s->starving, 0);
+    }
+    g_atomic_int_set(&s->blocked, 0);
+    return found;
 }
 
 /*
  * Wait until there is something to pick and it may be picked. False: no more
  * picking for now. Lock held, released in between
  */
-static bool wait_for_work(MirrorJob *s, MirrorOp *op, int64_t *max)
+static bool wait_for_work(MirrorJob *s, MirrorWorker *w)
 {
-    while (!s->quit && !s->hold && s->ret == 0) {
+    while (may_pick(s)) {
         int64_t delay = job_ratelimit_delay(s->job);
         int64_t now = g_get_monotonic_time();
         int64_t until = s->gather ? s->gather_until_us : 0;
+        bool none;
 
         if (!s->drained) {
             until = MAX(until, s->pick_us);
@@ -246,18 +324,22 @@ static bool wait_for_work(MirrorJob *s, MirrorOp *op, int64_t *max)
             until = MAX(until, now + delay);
         }
         if (until > now) {
+            mirror_leave_source(s, w);
             cond_wait_until(&s->picker, &s->lock, until);
             continue;
         }
-        /* Before the look: what is marked after it wakes us. */
-        g_atomic_int_set(&s->starving, 1);
-        *max = max_data_bytes(s);
-        if (next_dirty(s, *max, &op->offset, &op->bytes)) {
-            g_atomic_int_set(&s->starving, 0);
+        if (!enter_source(s, w)) {
+            continue;
+        }
+        if (find_work(s, w, &none)) {
             return true;
         }
-        cond_wait(&s->picker, &s->lock);
+        mirror_leave_source(s, w);
+        if (none) {
+            cond_wait(&s->picker, &s->lock);
+        }
     }
+    mirror_leave_source(s, w);
     return false;
 }
 
@@ -279,20 +361,17 @@ void mirror_source_marked(void *opaque)
 bool mirror_pick(MirrorJob *s, MirrorWorker *w)
 {
     MirrorOp *op = &w->op;
-    int64_t offset, bytes, max;
 
-    if (!wait_for_work(s, op, &max)) {
+    if (!wait_for_work(s, w)) {
         return false;
     }
-    bytes = op->bytes;
-    offset = op->offset;
-    *op = (MirrorOp){ .offset = offset, .drained = s->drained };
-    w->active = true;
+    op->zero = false;
+    op->past_gate = s->drained || w->inside;
     if (s->in_flight++ == 0) {
         job_set_busy(s->job, true);
     }
-    claim(s, op, bytes);
-    classify(s, op);
+    claim(s, op->offset, op->bytes);
+    classify(s, w);
     s->cursor = op->offset + op->bytes;
     return true;
 }

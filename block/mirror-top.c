@@ -1,10 +1,18 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * The node that stands between a mirrored disk and its users. It passes
- * everything on; what it is good for is that its users can be moved to the
- * target in one step, and that they are not the job itself, which stays below.
+ * everything on, or to both disks (mirror-active.c). Its users can be moved to
+ * the target in one step, and they are not the job itself, which stays below.
  */
 #include "block/mirror-int.h"
+
+/* The job, if it wants to see this write; or NULL */
+static MirrorJob *blocking_job(BlockDriverState *bs, int64_t bytes)
+{
+    MirrorTop *top = bs->opaque;
+
+    return bytes > 0 && top->job->write_blocking ? top->job : NULL;
+}
 
 static int mirror_top_preadv(BlockDriverState *bs, int64_t offset,
                              int64_t bytes, const struct iovec *iov, int niov,
@@ -17,24 +25,40 @@ static int mirror_top_pwritev(BlockDriverState *bs, int64_t offset,
                               int64_t bytes, const struct iovec *iov, int niov,
                               int flags)
 {
+    MirrorJob *s = blocking_job(bs, bytes);
+
+    if (s) {
+        return mirror_active_pwritev(s, offset, bytes, iov, niov, flags);
+    }
     return bdrv_pwritev(bs->file->bs, offset, bytes, iov, niov, flags);
 }
 
 static int mirror_top_pwrite_zeroes(BlockDriverState *bs, int64_t offset,
                                     int64_t bytes, int flags)
 {
+    MirrorJob *s = blocking_job(bs, bytes);
+
+    if (s) {
+        return mirror_active_pwrite_zeroes(s, offset, bytes, flags);
+    }
     return bdrv_pwrite_zeroes(bs->file->bs, offset, bytes, flags);
 }
 
 static int mirror_top_pdiscard(BlockDriverState *bs, int64_t offset,
                                int64_t bytes)
 {
+    MirrorJob *s = blocking_job(bs, bytes);
+
+    if (s) {
+        return mirror_active_pdiscard(s, offset, bytes);
+    }
     return bdrv_pdiscard(bs->file->bs, offset, bytes);
 }
 
 const BlockDriver bdrv_mirror_top = {
     .format_name = "mirror_top",
     .kind = BLOCK_DRIVER_FILTER,
+    .instance_size = sizeof(MirrorTop),
     .supported_write_flags = BDRV_REQ_FUA,
     .supported_zero_flags = BDRV_REQ_FUA,
     .preadv = mirror_top_preadv,

@@ -8,7 +8,8 @@
  * coordinator watches how much is left. Once there was a moment when nothing was
  * left the job is READY and follows the writes until it is told to end. If
  * guests write so much that there is no such moment in a few rounds through the
- * disk, few bytes left will do.
+ * disk, few bytes left will do; unless copy-mode is write-blocking, and guests
+ * leave nothing behind (mirror-active.c).
  *
  * To end, it first waits until few bytes are left (buf-size at most) and flushes
  * the target while guests go on writing. Then the management thread drains the
@@ -101,7 +102,8 @@ static int follow(MirrorJob *s)
         MirrorState state;
 
         mirror_watch(s, waiting ? -1 : few, waiting, &state);
-        if (!s->ready && state.rounds < MIRROR_MANY_ROUNDS) {
+        if (!s->ready &&
+            (s->write_blocking || state.rounds < MIRROR_MANY_ROUNDS)) {
             few = 0;
         }
         if (job_is_cancelled(s->job)) {
@@ -135,10 +137,13 @@ static int mirror_run(Job *job)
         job_set_error(job, ret, "Could not start threads: %s",
                       g_strerror(-ret));
     } else {
+        /* Not before: what was learned of the target would be old news. */
+        g_atomic_int_set(&s->active, s->write_blocking);
         mirror_release(s);
         ret = follow(s);
     }
     if (ret < 0) {
+        g_atomic_int_set(&s->active, 0);
         mirror_stop_workers(s);
     }
     return ret;
@@ -243,6 +248,9 @@ static int mirror_prepare(Job *job, GError **errp)
         return try_again(s, back_off(s));
     }
     ret = copy_rest_and_pivot(s, errp);
+    if (ret < 0) {
+        g_atomic_int_set(&s->active, 0);
+    }
     bdrv_drained_end(s->replaced_bs);
     return ret;
 }
@@ -545,6 +553,8 @@ static bool start(const MirrorOptions *options, BlockDriverState *source,
     s->target_bs = bdrv_ref(target);
     s->replaced_bs = replaced;
     s->filter = filter;
+    s->write_blocking = options->write_blocking;
+    ((MirrorTop *)filter->opaque)->job = s;
     s->length = bdrv_getlength(source);
     s->on_source_error = options->on_source_error;
     s->on_target_error = options->on_target_error;

@@ -1,7 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* QMP: blockdev-mirror */
-#include <string.h>
-
 #include "block/mirror.h"
 #include "qmp-jobs.h"
 #include "qmp-tables.h"
@@ -21,8 +19,8 @@ static const SchemaType sync_mode_type = {
 static const SchemaType copy_mode_type = {
     .name = "MirrorCopyMode",
     .kind = SCHEMA_ENUM,
-    .doc = "When to copy what guests write: \"background\", some time after. "
-           "QEMU's \"write-blocking\" is refused.",
+    .doc = "When to copy what guests write: \"background\", some time after; "
+           "or \"write-blocking\", before they are told that it is written.",
     .values = (const char *const[]){ "background", "write-blocking", NULL },
 };
 
@@ -66,7 +64,13 @@ static const SchemaType blockdev_mirror_type = {
               .doc = "The name of the node that stands between the device and "
                      "its users while the job runs. Default: generated." },
             { "copy-mode", &copy_mode_type, .optional = true,
-              .doc = "Default, and the only choice: \"background\"." },
+              .doc =
+                  "\"write-blocking\": writes go to the device and then to "
+                  "the target, and end when both are done. So what is left "
+                  "to copy only gets less, however fast the device's users "
+                  "write, and from BLOCK_JOB_READY on the target is equal to "
+                  "the device whenever no write is in flight. Default: "
+                  "\"background\"." },
             { "auto-finalize", &schema_bool, .optional = true,
               .doc = "Do not wait for job-finalize. Default: true." },
             { "auto-dismiss", &schema_bool, .optional = true,
@@ -78,20 +82,6 @@ static const SchemaType blockdev_mirror_type = {
             { NULL },
         },
 };
-
-/* The only choice there is, by name */
-static bool check_choice(JsonObject *args, const char *name, const char *only,
-                         GError **errp)
-{
-    const char *value = schema_get_str(args, name, only);
-
-    if (strcmp(value, only)) {
-        error_setg(errp, "Parameter '%s': '%s' is not supported, only '%s'",
-                   name, value, only);
-        return false;
-    }
-    return true;
-}
 
 static JsonNode *qmp_blockdev_mirror(JsonObject *args, GError **errp)
 {
@@ -110,6 +100,8 @@ static JsonNode *qmp_blockdev_mirror(JsonObject *args, GError **errp)
         .buf_size = schema_get_int(args, "buf-size", 0),
         .sync = schema_get_enum(args, "sync", &sync_mode_type,
                                 MIRROR_SYNC_FULL),
+        .write_blocking =
+            schema_get_enum(args, "copy-mode", &copy_mode_type, 0) == 1,
         .target_is_zero = schema_get_bool(args, "target-is-zero", false),
         .on_source_error =
             schema_get_enum(args, "on-source-error", &blockdev_on_error_type,
@@ -119,9 +111,7 @@ static JsonNode *qmp_blockdev_mirror(JsonObject *args, GError **errp)
                             JOB_ON_ERROR_REPORT),
     };
 
-    if (check_choice(args, "copy-mode", "background", errp)) {
-        mirror_start(&options, errp);
-    }
+    mirror_start(&options, errp);
     return NULL;
 }
 

@@ -29,6 +29,7 @@ typedef struct MirrorOptions {
     int64_t granularity;          /* bytes; 0: the default */
     int64_t buf_size;             /* bytes; 0: the default */
     MirrorSync sync;
+    bool write_blocking; /* copy-mode */
     bool target_is_zero; /* all of the target reads as zeroes */
     JobErrorPolicy on_source_error, on_target_error;
 } MirrorOptions;

@@ -253,8 +253,7 @@ class MirrorDoesAsTold(unittest.TestCase):
             daemon.add_node("target", disk.sparse(path("copy"), MiB))
             for options, words in (
                     ({"sync": "half"}, ("sync", "half")),
-                    ({"copy-mode": "write-blocking"},
-                     ("copy-mode", "write-blocking")),
+                    ({"copy-mode": "later"}, ("copy-mode", "later")),
                     ({"on-source-error": "abort"},
                      ("on-source-error", "abort")),
                     ({"replaces": "nope"}, ("nope",)),

@@ -23,14 +23,16 @@ static uint8_t acknowledged[RECORDS];
  * mirror that is slower than they are must get ready, too. */
 #define BUDGET 400
 static Mutex load_lock = MUTEX_INIT;
-static Cond load_changed;
+static Cond load_changed, load_paused;
 /* load_lock */
 static int load_budget; /* negative: no limit */
 static bool load_over;
+static guint load_parked; /* writers that wait */
 
 static void load_start(void)
 {
     cond_init(&load_changed);
+    cond_init(&load_paused);
     load_budget = BUDGET;
     load_over = false;
 }
@@ -40,6 +42,23 @@ static void load_refill(void)
     MUTEX_GUARD(&load_lock);
     load_budget = BUDGET;
     cond_broadcast(&load_changed);
+}
+
+static void load_unlimit(void)
+{
+    MUTEX_GUARD(&load_lock);
+    load_budget = -1;
+    cond_broadcast(&load_changed);
+}
+
+/* Until none of @n writers has a request in flight */
+static void load_pause(guint n)
+{
+    MUTEX_GUARD(&load_lock);
+    load_budget = 0;
+    while (load_parked < n) {
+        cond_wait(&load_paused, &load_lock);
+    }
 }
 
 static void load_end(void)
@@ -55,9 +74,14 @@ static bool load_more(void)
     MUTEX_GUARD(&load_lock);
 
     while (load_budget == 0 && !load_over) {
+        load_parked++;
+        cond_broadcast(&load_paused);
         cond_wait(&load_changed, &load_lock);
+        load_parked--;
     }
-    load_budget--;
+    if (load_budget > 0) {
+        load_budget--;
+    }
     return !load_over;
 }
 
@@ -162,6 +186,7 @@ START_TEST(test_load)
         bool back = i & 1;
 
         start.options.granularity = granularities[i % 3];
+        start.options.write_blocking = i / 6 % 2;
         start.options.buf_size = MiB;
         start.options.device = back ? "dst" : "src";
         start.options.target = back ? "src" : "dst";
@@ -267,6 +292,83 @@ START_TEST(test_overload)
 }
 END_TEST
 
+/*
+ * copy-mode=write-blocking: guests that write to the same places all the time,
+ * at any alignment, and faster than it copies. It gets ready, and whenever they
+ * pause after that the disks are the same.
+ */
+#define OVERLAPPING_WRITERS 8
+
+static void *write_anywhere(void *opaque)
+{
+    guint me = GPOINTER_TO_UINT(opaque);
+    GRand *rand = g_rand_new_with_seed(me);
+    g_autofree uint8_t *buf = g_malloc(128 * KiB);
+
+    while (load_more()) {
+        int64_t bytes =
+            1 + g_rand_int_range(rand, 0, 1 << g_rand_int_range(rand, 0, 18)) %
+                    (128 * KiB);
+        int64_t offset = g_rand_int_range(rand, 0, LOAD_LENGTH - bytes + 1);
+        int ret;
+
+        switch (g_rand_int_range(rand, 0, 6)) {
+        case 0:
+            ret = blk_pwrite_zeroes(guest, offset, bytes,
+                                    g_rand_boolean(rand) ? BDRV_REQ_MAY_UNMAP
+                                                         : 0);
+            break;
+        case 1:
+            ret = blk_pdiscard(guest, offset, bytes);
+            break;
+        default:
+            memset(buf, g_rand_int_range(rand, 0, 256), bytes);
+            ret = blk_pwrite(guest, offset, bytes, buf, 0);
+        }
+        ck_assert_int_eq(ret, 0);
+    }
+    g_rand_free(rand);
+    return NULL;
+}
+
+START_TEST(test_write_blocking)
+{
+    static const int64_t granularities[] = { 512, 65536, MiB };
+    pthread_t threads[OVERLAPPING_WRITERS];
+    guint i, pause;
+
+    make(LOAD_LENGTH);
+    mem_disk_fill(mem_disk_of(source), 4);
+    mem_disk_forbid_overlap(mem_disk_of(target));
+    load_start();
+    load_unlimit();
+    for (i = 0; i < OVERLAPPING_WRITERS; i++) {
+        pthread_create(&threads[i], NULL, write_anywhere, GUINT_TO_POINTER(i));
+    }
+    for (i = 0; i < 12; i++) {
+        Start start = defaults();
+
+        start.options.granularity = granularities[i % 3];
+        start.options.write_blocking = true;
+        start_with(&start);
+        wait_event("m:READY");
+        for (pause = 0; pause < 5; pause++) {
+            load_pause(OVERLAPPING_WRITERS);
+            assert_mirrored();
+            load_unlimit();
+        }
+        soft_cancel();
+        wait_event("m:null");
+        check_home(source);
+    }
+    load_end();
+    for (i = 0; i < OVERLAPPING_WRITERS; i++) {
+        pthread_join(threads[i], NULL);
+    }
+    unmake();
+}
+END_TEST
+
 /* Never less done than before, never more than there is */
 static int watch_over;
 
@@ -323,6 +425,7 @@ static Suite *suite(void)
     tcase_add_test(t, test_load);
     tcase_add_test(t, test_moment);
     tcase_add_test(t, test_overload);
+    tcase_add_test(t, test_write_blocking);
     tcase_add_test(t, test_progress);
     suite_add_tcase(s, t);
     return s;
