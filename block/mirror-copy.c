@@ -25,6 +25,10 @@
 
 /* So many answers about a target that may be fresh, and no more */
 #define MAX_TARGET_ANSWERS 64
+/* Zero-writes are so long at first. */
+#define FIRST_ZERO_BYTES (INT64_C(4) << 20)
+/* A target that has a fast way has it for that much. */
+#define MIN_FAST_ZERO_BYTES 65536
 
 int64_t mirror_granules(MirrorJob *s, int64_t bytes)
 {
@@ -76,33 +80,125 @@ void mirror_learn_target(MirrorJob *s)
     }
 }
 
-static int write_zeroes(MirrorJob *s, const MirrorOp *op)
+/* ---- zeroes ------------------------------------------------------------- */
+
+/*
+ * What of @op is to be written from @offset on, which is moved there: no more
+ * than the target does fast. False: nothing
+ */
+static bool next_to_zero(MirrorJob *s, const MirrorOp *op, int64_t *offset,
+                         int64_t *bytes)
 {
-    uint64_t pos = op->offset / s->granularity;
-    uint64_t end = mirror_granules(s, op->offset + op->bytes);
+    int64_t op_end = op->offset + op->bytes;
+    uint64_t end = mirror_granules(s, op_end);
+    uint64_t pos, stop;
 
-    while (pos < end) {
-        int64_t offset, bytes;
-        uint64_t stop;
-        int ret;
+    MUTEX_GUARD(&s->lock);
+    pos = sparse_bitmap_next_clear(s->target_zero, mirror_granules(s, *offset),
+                                   end);
+    stop = MIN(end, pos + MAX(s->zero_max / s->granularity, 1));
+    stop = sparse_bitmap_next_set(s->target_zero, pos, stop);
+    *offset = pos * s->granularity;
+    *bytes = MIN((int64_t)stop * s->granularity, op_end) - *offset;
+    return pos < end;
+}
 
-        mutex_lock(&s->lock);
-        pos = sparse_bitmap_next_clear(s->target_zero, pos, end);
-        stop = sparse_bitmap_next_set(s->target_zero, pos, end);
-        mutex_unlock(&s->lock);
-        if (pos == end) {
-            break;
+/* A zero-write of @bytes took @us microseconds: those to come are as long as
+ * the target does fast. Lock held */
+static void pace_zeroes(MirrorJob *s, int64_t bytes, int64_t us)
+{
+    if (us > mirror_limits.zero_write) {
+        s->zero_max =
+            CLAMP(bytes / 2, MIN(s->buf_bytes, s->zero_max), s->zero_max);
+    } else if (us < mirror_limits.zero_write / 4 && bytes >= s->zero_max) {
+        s->zero_max *= 2;
+    }
+}
+
+/* -ENOTSUP if the target has no fast way; it is not tried again then. */
+static int write_fast_zeroes(MirrorJob *s, int64_t offset, int64_t bytes)
+{
+    int64_t start_us = g_get_monotonic_time();
+    int ret = -ENOTSUP;
+
+    if (!g_atomic_int_get(&s->zero_plain)) {
+        ret = blk_pwrite_zeroes(s->target, offset, bytes,
+                                BDRV_REQ_MAY_UNMAP | BDRV_REQ_NO_FALLBACK);
+    }
+    if (ret == 0) {
+        MUTEX_GUARD(&s->lock);
+        pace_zeroes(s, bytes, g_get_monotonic_time() - start_us);
+    } else if (ret == -ENOTSUP && bytes >= MIN_FAST_ZERO_BYTES) {
+        /* What is smaller may only be too small for its way. */
+        g_atomic_int_set(&s->zero_plain, 1);
+    }
+    return ret;
+}
+
+/* Of its range @w writes nothing from @end on: that is what is picked next, so that
+ * rounds remain rounds. Lock held */
+static void give_back(MirrorJob *s, MirrorWorker *w, int64_t end)
+{
+    mirror_unclaim(s, w, end - w->op.offset);
+    s->cursor = MIN(s->cursor, end);
+}
+
+/*
+ * The target has no fast way for *@bytes at @offset: then that is data like any
+ * other, and all of its range that @w writes.
+ */
+static void make_plain(MirrorJob *s, MirrorWorker *w, int64_t offset,
+                       int64_t *bytes)
+{
+    MUTEX_GUARD(&s->lock);
+
+    *bytes = MIN(*bytes, mirror_max_data_bytes(s));
+    give_back(s, w, offset + *bytes);
+    job_ratelimit_charge(s->job, *bytes);
+}
+
+/* A request as long as one of data at a time, as long as anybody wants it */
+static int write_plain_zeroes(MirrorJob *s, int64_t offset, int64_t bytes)
+{
+    int64_t done = 0;
+    int ret = 0;
+
+    while (ret == 0 && done < bytes) {
+        int64_t n = MIN(bytes - done, s->buf_bytes);
+
+        ret = job_is_cancelled(s->job)
+                  ? -ECANCELED
+                  : blk_pwrite_zeroes(s->target, offset + done, n,
+                                      BDRV_REQ_MAY_UNMAP);
+        done += n;
+    }
+    return ret;
+}
+
+/* What of its range takes too long is given back. */
+static int write_zeroes(MirrorWorker *w)
+{
+    MirrorJob *s = w->s;
+    const MirrorOp *op = &w->op;
+    int64_t until_us = g_get_monotonic_time() + mirror_limits.zero_write;
+    int64_t offset = op->offset;
+    int64_t bytes;
+
+    for (; next_to_zero(s, op, &offset, &bytes); offset += bytes) {
+        int ret = write_fast_zeroes(s, offset, bytes);
+
+        if (ret == -ENOTSUP) {
+            make_plain(s, w, offset, &bytes);
+            ret = write_plain_zeroes(s, offset, bytes);
         }
-        offset = pos * s->granularity;
-        bytes = stop == end ? op->offset + op->bytes - offset
-                            : (int64_t)(stop - pos) * s->granularity;
-        ret = blk_pwrite_zeroes(s->target, offset, bytes, BDRV_REQ_MAY_UNMAP);
         if (ret < 0) {
             return ret;
         }
         MUTEX_GUARD(&s->lock);
-        sparse_bitmap_set(s->target_zero, pos, stop - pos);
-        pos = stop;
+        mirror_set_target_zero(s, offset, bytes);
+        if (g_get_monotonic_time() > until_us) {
+            give_back(s, w, offset + bytes);
+        }
     }
     return 0;
 }
@@ -120,6 +216,9 @@ static int copy_data(MirrorWorker *w, const MirrorOp *op, bool *is_read)
         int64_t offset = op->offset + done;
         struct iovec iov = { .iov_base = w->buf, .iov_len = n };
 
+        if (job_is_cancelled(s->job)) {
+            return -ECANCELED;
+        }
         *is_read = true;
         if (op->past_gate) {
             ret = bdrv_preadv(s->source_bs, offset, n, &iov, 1, 0);
@@ -215,8 +314,7 @@ static void *worker(void *opaque)
         }
         cond_signal(&s->pickers);
         mutex_unlock(&s->lock);
-        ret = w->op.zero ? write_zeroes(s, &w->op)
-                         : copy_data(w, &w->op, &is_read);
+        ret = w->op.zero ? write_zeroes(w) : copy_data(w, &w->op, &is_read);
         mutex_lock(&s->lock);
         finish(s, w, ret, is_read);
     }
@@ -232,6 +330,7 @@ void mirror_copy_init(MirrorJob *s)
     cond_init(&s->quiet);
     s->kick_at = -1;
     s->ranges = range_lock_new();
+    s->zero_max = FIRST_ZERO_BYTES;
     s->target_zero = sparse_bitmap_new(mirror_granules(s, s->length));
     s->failed = sparse_bitmap_new(mirror_granules(s, s->length));
     bdrv_dirty_bitmap_set_notify(s->source_bs, s->dirty, mirror_source_marked,

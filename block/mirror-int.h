@@ -29,7 +29,8 @@ typedef struct MirrorOp {
  * 10 s, wait 30 s. So guests whose requests take long are waited for, in the
  * end, and those that stand behind one that hangs do so for a fourth of the
  * time at most.
- * After an error that is ignored nothing is tried for error_wait.
+ * After an error that is ignored nothing is tried for error_wait. A zero-write
+ * should take zero_write at most: whoever cancels waits for it.
  * Microseconds; only tests change them.
  */
 typedef struct MirrorLimits {
@@ -37,6 +38,7 @@ typedef struct MirrorLimits {
     int64_t min_drain, max_drain;
     int64_t min_backoff, max_backoff;
     int64_t error_wait;
+    int64_t zero_write;
 } MirrorLimits;
 extern MirrorLimits mirror_limits;
 
@@ -98,6 +100,9 @@ struct MirrorJob {
     SparseBitmap *failed; /* granules; and they have not been copied since */
     /* Granules of the target that read as zeroes */
     SparseBitmap *target_zero;
+    int64_t zero_max; /* bytes of a zero-write, by how long they have taken */
+
+    int zero_plain; /* atomic: the target has no fast zero-writes */
 
     /* coordinator and management thread, one after the other */
     bool target_known; /* mirror_learn_target() is done */
@@ -152,6 +157,8 @@ void mirror_watch(MirrorJob *s, int64_t remaining, bool gather,
 
 /* ---- mirror-pick.c ------------------------------------------------------ */
 
+/* The longest request that is written like data, in whole granules. Lock held */
+int64_t mirror_max_data_bytes(MirrorJob *s);
 /* How many granules @bytes from the disk's start take */
 int64_t mirror_granules(MirrorJob *s, int64_t bytes);
 /*

@@ -9,8 +9,8 @@
  */
 #include "block/mirror-int.h"
 
-/* Zero-writes are this long at most: a target that cannot do them fast gets
- * that many bytes in one go. */
+/* Zeroes are picked in runs so long at most, and given back where the target
+ * takes its time. */
 #define MAX_ZERO_BYTES (INT64_C(256) << 20)
 /* Where guests may wait for them */
 #define MAX_BLOCKING_ZERO_BYTES (INT64_C(16) << 20)
@@ -95,8 +95,7 @@ static bool next_dirty(MirrorJob *s, MirrorWorker *w, int64_t max,
     return true;
 }
 
-/* The longest data request, in whole granules. Lock held */
-static int64_t max_data_bytes(MirrorJob *s)
+int64_t mirror_max_data_bytes(MirrorJob *s)
 {
     int64_t speed = job_speed(s->job);
     int64_t max = s->buf_bytes;
@@ -293,7 +292,7 @@ static bool find_work(MirrorJob *s, MirrorWorker *w, bool *none)
     /* Before the look: what is marked or given up after it wakes us. */
     g_atomic_int_set(&s->starving, 1);
     g_atomic_int_set(&s->blocked, s->write_blocking);
-    found = next_dirty(s, w, max_data_bytes(s), &taken);
+    found = next_dirty(s, w, mirror_max_data_bytes(s), &taken);
     *none = !found && (taken < 0 || !s->write_blocking);
     if (!found && !*none) {
         found = wait_for_turn(s, w, taken);
@@ -371,7 +370,11 @@ bool mirror_pick(MirrorJob *s, MirrorWorker *w)
         job_set_busy(s->job, true);
     }
     claim(s, op->offset, op->bytes);
+    s->cursor = op->offset;
     classify(s, w);
-    s->cursor = op->offset + op->bytes;
+    /* Unless somebody has given back what is before it. */
+    if (s->cursor == op->offset) {
+        s->cursor = op->offset + op->bytes;
+    }
     return true;
 }

@@ -39,6 +39,7 @@ MirrorLimits mirror_limits = {
     .min_backoff = 1 * G_USEC_PER_SEC,
     .max_backoff = 30 * G_USEC_PER_SEC,
     .error_wait = G_USEC_PER_SEC / 10,
+    .zero_write = G_USEC_PER_SEC / 10,
 };
 
 /* Of buf-size and of what one worker gets of it */

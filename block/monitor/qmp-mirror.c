@@ -46,7 +46,8 @@ static const SchemaType blockdev_mirror_type = {
             { "sync", &sync_mode_type, .doc = "What to copy at first." },
             { "speed", &schema_int, .optional = true,
               .doc = "Bytes of data to copy in a second at most; zeroes do not "
-                     "count. Default: 0, no limit." },
+                     "count but where the target has to write them. Default: "
+                     "0, no limit." },
             { "granularity", &schema_int, .optional = true,
               .doc = "Bytes that are copied if one of them was written: a "
                      "power of two from 512 to 64 MiB. Default: 64 KiB." },

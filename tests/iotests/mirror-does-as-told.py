@@ -54,6 +54,21 @@ class MirrorDoesAsTold(unittest.TestCase):
         self.assertTrue(iotests.identical(image, copy))
         self.check_half(copy)
 
+    def test_no_fast_zeroes(self):
+        """A target's file system that cannot zero: zeroes are written there"""
+        image = disk.alternating(path("image"), SIZE, hole=4 * MiB)
+        copy = disk.written(path("copy"), SIZE)
+        with disk.DiskDaemon(image) as daemon:
+            daemon.add_node("target", copy)
+            with daemon.strace("fallocate",
+                               "fallocate:error=EOPNOTSUPP") as trace:
+                daemon.cmd("blockdev-mirror", job_id="mirror", device="disk",
+                           target="target", sync="full")
+                daemon.wait_ready()
+                daemon.finish()
+            self.assertGreater(trace.count("fallocate"), 0, trace.lines)
+        self.assertTrue(iotests.identical(image, copy))
+
     def test_target_is_zero(self):
         """What is said to be zero is believed"""
         image = disk.alternating(path("image"), SIZE)

@@ -22,7 +22,7 @@ struct MemDisk {
     /* lock */
     uint8_t *data;
     bool *zero; /* blocks */
-    bool hide_zeroes;
+    bool hide_zeroes, no_zeroes;
     bool no_overlap;
     Range writes[MAX_IN_FLIGHT];
     int64_t count[MEM_REQUESTS], bytes[MEM_REQUESTS];
@@ -200,7 +200,12 @@ static int mem_pwritev(BlockDriverState *bs, int64_t offset, int64_t bytes,
 static int mem_pwrite_zeroes(BlockDriverState *bs, int64_t offset,
                              int64_t bytes, int flags)
 {
-    return change(bs->opaque, MEM_ZERO, offset, bytes, NULL, 0);
+    MemDisk *disk = bs->opaque;
+
+    if (disk->no_zeroes) {
+        return -ENOTSUP;
+    }
+    return change(disk, MEM_ZERO, offset, bytes, NULL, 0);
 }
 
 static int mem_pdiscard(BlockDriverState *bs, int64_t offset, int64_t bytes)
@@ -305,6 +310,11 @@ void mem_disk_hide_zeroes(MemDisk *disk)
 {
     MUTEX_GUARD(&disk->lock);
     disk->hide_zeroes = true;
+}
+
+void mem_disk_no_zeroes(MemDisk *disk)
+{
+    disk->no_zeroes = true;
 }
 
 void mem_disk_assert_equal(MemDisk *a, MemDisk *b)

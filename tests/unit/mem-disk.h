@@ -32,6 +32,8 @@ uint8_t *mem_disk_data(MemDisk *disk);
 void mem_disk_fill(MemDisk *disk, uint32_t seed);
 /* From now on the status of zero blocks is "data". */
 void mem_disk_hide_zeroes(MemDisk *disk);
+/* Zero-writes are -ENOTSUP from now on, so that zeroes are written. */
+void mem_disk_no_zeroes(MemDisk *disk);
 void mem_disk_assert_equal(MemDisk *a, MemDisk *b);
 /* Writes that overlap in flight make the test fail. */
 void mem_disk_forbid_overlap(MemDisk *disk);

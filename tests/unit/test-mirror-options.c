@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* What else may be asked of a mirror: sync, replaces */
+/* What else may be asked of a mirror: sync, replaces; targets of all makings */
 #include <string.h>
 
 #include "block/mirror-int.h"
@@ -245,18 +245,159 @@ START_TEST(test_replaces_refused)
 }
 END_TEST
 
+/* ---- targets that zero slowly ------------------------------------------- */
+
+#define LONG (64 * MiB)
+
+static MirrorLimits usual_limits;
+
+static void make_zero(void)
+{
+    make(LONG);
+    memset(mem_disk_data(mem_disk_of(target)), 3, LONG);
+    mem_disk_hide_zeroes(mem_disk_of(target));
+}
+
+/* One request at a time, of 1 MiB of data */
+static Start one_worker(void)
+{
+    Start start = defaults();
+
+    start.options.buf_size = MiB;
+    return start;
+}
+
+/* Zeroes that must be written are written like data: in pieces, after each of
+ * which the job can be cancelled. */
+START_TEST(test_plain_zeroes)
+{
+    Start start = one_worker();
+    MemDisk *dst;
+
+    start.options.granularity = _i ? 64 * MiB : 64 * KiB;
+    make_zero();
+    dst = mem_disk_of(target);
+    mem_disk_no_zeroes(dst);
+    start_with(&start);
+    wait_event("m:READY");
+    ck_assert_int_eq(mem_disk_bytes(dst, MEM_WRITE), LONG);
+    ck_assert_int_eq(mem_disk_count(dst, MEM_WRITE), LONG / MiB);
+    ck_assert_int_eq(event_int("m:READY", "len"), LONG);
+    finish_and_compare();
+    unmake();
+
+    make_zero();
+    dst = mem_disk_of(target);
+    mem_disk_no_zeroes(dst);
+    mem_disk_hold(dst, MEM_WRITE, 2);
+    start_with(&start);
+    mem_disk_wait_held(dst);
+    verb_ok(job_verb_cancel(JOB_FAMILY_ALL, "m", true, errp));
+    mem_disk_let_go(dst);
+    wait_event("m:null");
+    ck_assert_int_eq(mem_disk_count(dst, MEM_WRITE), 3);
+    unmake();
+}
+END_TEST
+
+/* They count by the speed, too. */
+START_TEST(test_plain_speed)
+{
+    Start start = defaults();
+    MemDisk *dst;
+
+    start.options.job.speed = 1;
+    make_zero();
+    dst = mem_disk_of(target);
+    mem_disk_no_zeroes(dst);
+    mem_disk_hold(dst, MEM_WRITE, 0);
+    start_with(&start);
+    mem_disk_wait_held(dst);
+    mem_disk_let_go(dst);
+    verb_ok(job_verb_pause(JOB_FAMILY_ALL, "m", errp));
+    wait_event("m:paused");
+    ck_assert_int_eq(mem_disk_bytes(dst, MEM_WRITE), GRANULE);
+    verb_ok(job_verb_resume(JOB_FAMILY_ALL, "m", errp));
+    verb_ok(job_verb_set_speed("m", 0, errp));
+    wait_event("m:READY");
+    finish_and_compare();
+    unmake();
+}
+END_TEST
+
+/* Zero-writes become longer where they are fast, and shorter where not. */
+START_TEST(test_pace)
+{
+    static const int64_t limits[] = { 60 * G_USEC_PER_SEC, -1 };
+    /* 4, 8, 16, 32 and 4 MiB; 4, 2, 1, 1, ... MiB */
+    static const int64_t counts[] = { 5, 60 };
+    Start start = one_worker();
+
+    mirror_limits.zero_write = limits[_i];
+    make_zero();
+    start_with(&start);
+    wait_event("m:READY");
+    ck_assert_int_eq(mem_disk_bytes(mem_disk_of(target), MEM_ZERO), LONG);
+    ck_assert_int_eq(mem_disk_count(mem_disk_of(target), MEM_ZERO), counts[_i]);
+    if (_i) {
+        /* What is left after each was given back, and looked at again. */
+        ck_assert_int_ge(mem_disk_count(mem_disk_of(source), MEM_STATUS),
+                         counts[_i]);
+    }
+    finish_and_compare();
+    unmake();
+}
+END_TEST
+
+/* A granule of data is given up in the middle, too. */
+START_TEST(test_cancel_granule)
+{
+    Start start = one_worker();
+    MemDisk *dst;
+
+    start.options.granularity = 64 * MiB;
+    make(LONG);
+    mem_disk_hide_zeroes(mem_disk_of(source));
+    dst = mem_disk_of(target);
+    mem_disk_hold(dst, MEM_WRITE, 2);
+    start_with(&start);
+    mem_disk_wait_held(dst);
+    verb_ok(job_verb_cancel(JOB_FAMILY_ALL, "m", true, errp));
+    mem_disk_let_go(dst);
+    wait_event("m:null");
+    ck_assert_int_eq(mem_disk_count(dst, MEM_WRITE), 3);
+    unmake();
+}
+END_TEST
+
+static void set_up(void)
+{
+    usual_limits = mirror_limits;
+    harness_start();
+}
+
+static void tear_down(void)
+{
+    harness_stop();
+    mirror_limits = usual_limits;
+}
+
 static Suite *suite(void)
 {
     Suite *s = suite_create("mirror-options");
     TCase *t = tcase_create("mirror-options");
 
-    tcase_add_checked_fixture(t, harness_start, harness_stop);
+    tcase_add_checked_fixture(t, set_up, tear_down);
     tcase_add_loop_test(t, test_none, 0, 2);
     tcase_add_test(t, test_none_target_is_zero);
     tcase_add_test(t, test_top);
     tcase_add_loop_test(t, test_replaces, 0, 2);
     tcase_add_test(t, test_replaces_device);
     tcase_add_test(t, test_replaces_refused);
+    tcase_add_loop_test(t, test_plain_zeroes, 0, 2);
+    tcase_add_test(t, test_plain_speed);
+    tcase_add_loop_test(t, test_pace, 0, 2);
+    tcase_add_test(t, test_cancel_granule);
     suite_add_tcase(s, t);
     return s;
 }
