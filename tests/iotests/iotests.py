@@ -334,8 +334,8 @@ class Daemon:
         (entry,) = self.cmd("query-block-status-cache", node_name=node)
         return entry
 
-    def strace(self, calls, *inject):
-        return Strace(self.pid, calls, inject)
+    def strace(self, calls, *inject, filenames=()):
+        return Strace(self.pid, calls, inject, filenames)
 
     def hang(self, calls, *filenames, watch=()):
         """Calls of these kinds that concern those files hang in the kernel,

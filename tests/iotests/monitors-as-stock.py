@@ -150,7 +150,8 @@ class Waiting(unittest.TestCase):
                       '"arguments": {"enable": ["oob"]}}')
             self.assertEqual(other.hear(), b'{"return": {}}\r\n')
             with daemon.strace("openat,open",
-                               "openat,open:delay_enter=2000000") as trace:
+                               "openat,open:delay_enter=2000000",
+                               filenames=[disk]) as trace:
                 other.say('{"execute": "blockdev-add", "arguments": {"driver":'
                           f' "file", "node-name": "n", "filename": "{disk}"}},'
                           ' "id": "slow"}')
