@@ -17,6 +17,7 @@
 #include "block/block-stats.h"
 #include "block/graph-int.h"
 #include "util/iov.h"
+#include "util/trace.h"
 
 #define GATE_CLOSED 0x80000000u
 
@@ -52,6 +53,7 @@ static int gate_enter(BlockBackend *blk)
 {
     for (;;) {
         guint state = g_atomic_int_get(&blk->gate_state);
+        int64_t since_us;
         int ret = 0;
 
         if (!(state & GATE_CLOSED)) {
@@ -61,12 +63,14 @@ static int gate_enter(BlockBackend *blk)
             }
             continue;
         }
+        since_us = g_get_monotonic_time();
         mutex_lock(&blk->gate_lock);
         while (ret == 0 && blk->gate_closed) {
             ret = bdrv_wait(&blk->gate_opened, &blk->gate_lock, INT64_MAX,
                             blk->cancel);
         }
         mutex_unlock(&blk->gate_lock);
+        trace_gate_wait(blk, ret, g_get_monotonic_time() - since_us);
         if (ret < 0) {
             return ret;
         }

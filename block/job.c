@@ -14,6 +14,7 @@
 
 #include "monitor/qmp.h"
 #include "util/id.h"
+#include "util/trace.h"
 
 Mutex job_mutex = MUTEX_INIT;
 GPtrArray *job_list;
@@ -72,6 +73,8 @@ static void send_status(Job *job)
 void job_set_status(Job *job, JobStatus status)
 {
     g_assert(next_states[job->status] & (1u << status));
+    trace_job_status(job->id, job_status_names[job->status],
+                     job_status_names[status]);
     job->status = status;
     send_status(job);
 }

@@ -6,6 +6,7 @@
  * there are requests in flight on the node, so it is searched linearly.
  */
 #include "block/range-lock.h"
+#include "util/trace.h"
 
 struct RangeLock {
     Mutex lock;
@@ -86,22 +87,41 @@ static void enter(RangeLock *lock, RangeHold *hold, int64_t offset,
     append(lock, hold);
 }
 
-int range_lock_acquire(RangeLock *lock, RangeHold *hold, int64_t offset,
-                       int64_t bytes, bool exclusive, BdrvCancel *cancel)
+/* @waited_us: for so long, if at all; else -1 */
+static int enter_and_wait(RangeLock *lock, RangeHold *hold, int64_t offset,
+                          int64_t bytes, bool exclusive, BdrvCancel *cancel,
+                          int64_t *waited_us)
 {
     MUTEX_GUARD(&lock->lock);
+    int64_t since_us;
     int ret = 0;
 
+    *waited_us = -1;
     enter(lock, hold, offset, bytes, exclusive);
     if (must_wait(hold)) {
+        since_us = g_get_monotonic_time();
         lock->waiting++;
         do {
             ret = bdrv_wait(&lock->released, &lock->lock, INT64_MAX, cancel);
         } while (ret == 0 && must_wait(hold));
         lock->waiting--;
+        *waited_us = g_get_monotonic_time() - since_us;
     }
     if (ret < 0) {
         remove_and_wake(lock, hold);
+    }
+    return ret;
+}
+
+int range_lock_acquire(RangeLock *lock, RangeHold *hold, int64_t offset,
+                       int64_t bytes, bool exclusive, BdrvCancel *cancel)
+{
+    int64_t waited_us;
+    int ret = enter_and_wait(lock, hold, offset, bytes, exclusive, cancel,
+                             &waited_us);
+
+    if (waited_us >= 0) {
+        trace_range_lock_wait(offset, bytes, waited_us);
     }
     return ret;
 }

@@ -4,6 +4,7 @@
  * marked, forgotten, and kept within the disk's size and the memory limit.
  */
 #include "status-cache-int.h"
+#include "util/trace.h"
 
 /* Zero runs that leaving mode ON forgets one by one; more: everything */
 #define MAX_RUNS_FORGOTTEN 4096
@@ -101,6 +102,7 @@ static void evict_leaves(StatusCache *c)
             c->evict_hand = 0;
             continue;
         }
+        trace_status_evict(c, start << c->shift, count << c->shift);
         status_map_forget(c, start, start + count);
         /* a few leaves: their memory has to be seen to come back */
         sparse_bitmap_garbage_free(sparse_bitmap_take_garbage(c->known));

@@ -7,6 +7,13 @@
  * of which the other proves nothing. A few such ranges are kept, more merged.
  */
 #include "status-cache-int.h"
+#include "util/trace.h"
+
+static const char *const op_names[] = {
+    [OP_NONE] = "none", [OP_WRITE] = "write", [OP_DISCARD] = "discard",
+    [OP_ZERO] = "zero", [OP_PUNCH] = "punch", [OP_PROBE] = "probe",
+    [OP_READ] = "read",
+};
 
 void status_op_taint(StatusOp *op, int64_t start, int64_t end)
 {
@@ -17,6 +24,7 @@ void status_op_taint(StatusOp *op, int64_t start, int64_t end)
     if (start >= end) {
         return;
     }
+    trace_status_taint(op_names[op->kind], op->offset, op->bytes);
     if (op->n_taints < STATUS_OP_TAINTS) {
         op->taints[op->n_taints++] = (StatusTaint){ start, end };
         return;

@@ -3,6 +3,7 @@
  * Block status from the cache, and where it knows nothing, from a probe.
  */
 #include "block/status-probe-int.h"
+#include "util/trace.h"
 
 #include <errno.h>
 #include <string.h>
@@ -18,6 +19,12 @@ static uint64_t clock_ns(clockid_t id)
     clock_gettime(id, &ts);
     return ts.tv_sec * UINT64_C(1000000000) + ts.tv_nsec;
 }
+
+static const char *const state_names[] = {
+    [BLOCK_STATE_UNKNOWN] = "unknown",
+    [BLOCK_STATE_DATA] = "data",
+    [BLOCK_STATE_ZERO] = "zero",
+};
 
 static void account(StatusQuestion *q, uint64_t wall, uint64_t cpu, int r)
 {
@@ -75,6 +82,10 @@ static int ask(StatusQuestion *q, StatusProbeStrategy strategy)
     r = seek ? status_probe_seek(q) : status_probe_fiemap(q);
     status_cache_probe_end(q->cache, &q->op);
     account(q, wall, cpu, r);
+    trace_status_probe(q->probe->fd, q->start, q->end - q->start,
+                       status_probe_strategy_name(strategy),
+                       r < 0 ? g_strerror(-r) : state_names[q->state],
+                       q->delta.probe_wall_ns);
     return r;
 }
 

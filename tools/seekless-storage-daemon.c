@@ -19,6 +19,7 @@
 #include "monitor/qmp.h"
 #include "tools/ending.h"
 #include "tools/process.h"
+#include "tools/trace-option.h"
 #include "util/fdset.h"
 #include "util/keyval.h"
 
@@ -29,6 +30,8 @@ static const char help_text[] =
     "Serve disk images to guests and other clients.\n"
     "\n"
     "  -h, --help             display this help and exit\n"
+    "  -T, --trace [[enable=]<pattern>][,file=<file>]\n"
+    "                         log trace points; \"help\" lists them\n"
     "  -V, --version          output version information and exit\n"
     "\n"
     "  --blockdev [driver=]<driver>,node-name=<N>[,discard=ignore|unmap]\n"
@@ -188,6 +191,7 @@ static const struct option long_options[] = {
     { "nbd-server", required_argument, NULL, OPTION_NBD_SERVER },
     { "object", required_argument, NULL, OPTION_OBJECT },
     { "pidfile", required_argument, NULL, OPTION_PIDFILE },
+    { "trace", required_argument, NULL, 'T' },
     { "version", no_argument, NULL, 'V' },
     { NULL },
 };
@@ -250,11 +254,17 @@ static void parse_command_line(CommandLine *cl, int argc, char **argv)
     int c;
 
     /* "-": what is no option comes as option 1, in its place. */
-    while ((c = getopt_long(argc, argv, "-hV", long_options, NULL)) != -1) {
+    while ((c = getopt_long(argc, argv, "-hT:V", long_options, NULL)) != -1) {
         switch (c) {
         case 'h':
             fputs(help_text, stdout);
             exit(EXIT_SUCCESS);
+        case 'T':
+            if (trace_option_help(optarg)) {
+                exit(EXIT_SUCCESS);
+            }
+            add_set_up(cl, argv, first, trace_option_apply);
+            break;
         case 'V':
             puts("seekless-storage-daemon version " SEEKLESS_VERSION);
             exit(EXIT_SUCCESS);
