@@ -53,6 +53,20 @@ static int lock_byte(int fd, int byte, short type)
     return r < 0 ? -errno : 0;
 }
 
+/* Both descriptions, while there are two */
+static int lock_byte_of(ImageLock *lock, int byte, short type)
+{
+    int ret = lock_byte(lock->fd, byte, type);
+
+    if (ret == 0 && lock->next_fd >= 0) {
+        ret = lock_byte(lock->next_fd, byte, type);
+        if (ret < 0 && type == F_RDLCK) {
+            lock_byte(lock->fd, byte, F_UNLCK);
+        }
+    }
+    return ret;
+}
+
 /* Has another description locked @byte? An error counts as yes. */
 static bool byte_is_taken(int fd, int byte)
 {
@@ -83,6 +97,7 @@ void image_lock_init(ImageLock *lock, int fd, const char *filename,
 {
     *lock = (ImageLock){
         .fd = fd,
+        .next_fd = -1,
         .filename = g_strdup(filename),
         .enabled = enabled,
         .shared = BLK_PERM_ALL,
@@ -102,7 +117,7 @@ static bool apply_base(ImageLock *lock, int base, uint64_t want, bool release,
         uint64_t bit = UINT64_C(1) << i;
 
         if ((want & bit) && !(*held & bit)) {
-            int ret = lock_byte(lock->fd, base + i, F_RDLCK);
+            int ret = lock_byte_of(lock, base + i, F_RDLCK);
 
             if (ret < 0) {
                 error_setg_errno(errp, -ret, "Failed to lock byte %d of '%s'",
@@ -113,7 +128,7 @@ static bool apply_base(ImageLock *lock, int base, uint64_t want, bool release,
         } else if (release && !(want & bit) && (*held & bit)) {
             /* Cannot fail for want of anything but memory; then it stays
              * locked, and is let go of next time. */
-            if (lock_byte(lock->fd, base + i, F_UNLCK) == 0) {
+            if (lock_byte_of(lock, base + i, F_UNLCK) == 0) {
                 *held &= ~bit;
             }
         }
@@ -183,6 +198,51 @@ void image_lock_set(ImageLock *lock, uint64_t perm, uint64_t shared)
 void image_lock_abort(ImageLock *lock)
 {
     image_lock_set(lock, lock->perm, lock->shared);
+}
+
+/* What is locked, on one description */
+static int change_held(const ImageLock *lock, int fd, short type)
+{
+    int i, ret = 0;
+
+    for (i = 0; i < PERM_BITS && ret == 0; i++) {
+        uint64_t bit = UINT64_C(1) << i;
+
+        if (lock->held_perm & bit) {
+            ret = lock_byte(fd, PERM_BASE + i, type);
+        }
+        if (ret == 0 && (lock->held_unshared & bit)) {
+            ret = lock_byte(fd, UNSHARED_BASE + i, type);
+        }
+    }
+    return ret;
+}
+
+bool image_lock_join(ImageLock *lock, int fd, GError **errp)
+{
+    int ret;
+
+    g_assert(lock->next_fd < 0);
+    ret = change_held(lock, fd, F_RDLCK);
+    if (ret < 0) {
+        error_setg_errno(errp, -ret, "Failed to lock '%s' once more",
+                         lock->filename);
+        return false;
+    }
+    lock->next_fd = fd;
+    return true;
+}
+
+void image_lock_part(ImageLock *lock)
+{
+    lock->next_fd = -1;
+}
+
+void image_lock_hand_over(ImageLock *lock)
+{
+    g_assert(lock->next_fd >= 0);
+    lock->next_fd = -1;
+    change_held(lock, lock->fd, F_UNLCK);
 }
 
 void image_lock_destroy(ImageLock *lock)

@@ -16,7 +16,8 @@
 #include <stdint.h>
 
 typedef struct ImageLock {
-    int fd; /* the caller's; its description owns the locks */
+    int fd;      /* the caller's; its description owns the locks */
+    int next_fd; /* a second one that owns them, too; or -1 */
     char *filename;
     bool enabled;
     bool guard;             /* image_lock_guard() succeeded */
@@ -49,6 +50,19 @@ bool image_lock_check(ImageLock *lock, uint64_t perm, uint64_t shared,
 void image_lock_set(ImageLock *lock, uint64_t perm, uint64_t shared);
 /* ...or go back to what was in force before. */
 void image_lock_abort(ImageLock *lock);
+
+/*
+ * The file is to be locked by another description, @fd, without a moment in which
+ * it is not. All locks that are held are taken there, too, and follow those of
+ * the first; nothing conflicts, for all of them are read locks. But from then on
+ * each description sees the locks of the other: nobody should look. False and
+ * @errp on error; then locks may be left on @fd until it is closed.
+ */
+bool image_lock_join(ImageLock *lock, int fd, GError **errp);
+/* Either @fd is going to be closed, ... */
+void image_lock_part(ImageLock *lock);
+/* ... or it is going to take the place and number of the first, which lets go. */
+void image_lock_hand_over(ImageLock *lock);
 
 /*
  * Keep others from write permission, whatever the permissions in force share.

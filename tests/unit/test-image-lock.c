@@ -212,6 +212,49 @@ START_TEST(test_read_only_descriptor)
 }
 END_TEST
 
+/* Another description takes the place of the first, or does not. */
+START_TEST(test_second_description)
+{
+    int next = open(path, O_RDONLY | O_CLOEXEC);
+
+    ASSERT_TAKES(&a, BLK_PERM_CONSISTENT_READ | BLK_PERM_WRITE,
+                 BLK_PERM_ALL & ~BLK_PERM_RESIZE);
+    ck_assert(image_lock_join(&a, next, NULL));
+    image_lock_part(&a);
+    close(next);
+    ASSERT_LOCKED("100 101 203");
+
+    next = open(path, O_RDONLY | O_CLOEXEC);
+    ASSERT_TAKES(&a, BLK_PERM_CONSISTENT_READ, BLK_PERM_ALL & ~BLK_PERM_RESIZE);
+    ck_assert(image_lock_guard(&a));
+    ck_assert(image_lock_check(&a, BLK_PERM_RESIZE, BLK_PERM_ALL, NULL));
+    ck_assert(image_lock_join(&a, next, NULL));
+    ASSERT_LOCKED("100 103 201 203");
+    image_lock_hand_over(&a);
+    ASSERT_LOCKED("100 103 201 203");
+    ASSERT_REFUSED(&b, BLK_PERM_WRITE, BLK_PERM_ALL, "\"write\" lock");
+    ck_assert_int_eq(dup2(next, fd_a), fd_a);
+    close(next);
+    ASSERT_LOCKED("100 103 201 203");
+    image_lock_set(&a, BLK_PERM_RESIZE, BLK_PERM_ALL);
+    ASSERT_LOCKED("103 201");
+
+    /* What changes meanwhile, changes on both. */
+    next = open(path, O_RDONLY | O_CLOEXEC);
+    ck_assert(image_lock_join(&a, next, NULL));
+    image_lock_unguard(&a);
+    ASSERT_LOCKED("103");
+    ck_assert(image_lock_guard(&a));
+    image_lock_hand_over(&a);
+    ASSERT_LOCKED("103 201");
+    ck_assert_int_eq(dup2(next, fd_a), fd_a);
+    close(next);
+    image_lock_unguard(&a);
+    ASSERT_LOCKED("103");
+    ASSERT_TAKES(&b, BLK_PERM_WRITE, BLK_PERM_ALL);
+}
+END_TEST
+
 START_TEST(test_disabled)
 {
     ImageLock off;
@@ -362,6 +405,7 @@ int main(void)
     tcase_add_test(tc, test_guard);
     tcase_add_test(tc, test_guard_over_unshared);
     tcase_add_test(tc, test_read_only_descriptor);
+    tcase_add_test(tc, test_second_description);
     tcase_add_test(tc, test_disabled);
     tcase_add_test(tc, test_unsupported);
     tcase_add_test(tc, test_qemu_is_refused);
