@@ -6,6 +6,7 @@
 
 #include "block/range-lock.h"
 #include "util/error.h"
+#include "util/json-copy.h"
 
 #define NODE_NAME_MAX 31
 
@@ -175,7 +176,12 @@ static BlockDriverState *node_new(const BlockDriver *drv, const char *node_name,
 static void node_free(BlockDriverState *bs)
 {
     while (bs->children->len > 0) {
-        bdrv_detach_child(bs->children->pdata[bs->children->len - 1]);
+        BdrvChild *c = bs->children->pdata[bs->children->len - 1];
+
+        if (c->bs->made_by == bs) {
+            c->bs->made_by = NULL;
+        }
+        bdrv_detach_child(c);
     }
     g_assert(bs->parents->len == 0);
     g_assert(bs->n_dirty_bitmaps == 0);
@@ -185,6 +191,7 @@ static void node_free(BlockDriverState *bs)
     mutex_destroy(&bs->dirty_lock);
     range_lock_free(bs->range_lock);
     g_clear_pointer(&bs->options, json_object_unref);
+    g_clear_pointer(&bs->given_options, json_object_unref);
     g_free(bs->opaque);
     g_free(bs->node_name);
     g_free(bs);
@@ -223,6 +230,13 @@ static bool valid_alignment(uint32_t align)
     return (align & (align - 1)) == 0 && align <= BDRV_REQUEST_MAX_BYTES;
 }
 
+void bdrv_need_range_lock(BlockDriverState *bs)
+{
+    if (bs->limits.request_alignment > 1 && !bs->range_lock) {
+        bs->range_lock = range_lock_new();
+    }
+}
+
 static void node_set_ready(BlockDriverState *bs, bool monitor_owned)
 {
     const BlockLimits *l = &bs->limits;
@@ -232,10 +246,8 @@ static void node_set_ready(BlockDriverState *bs, bool monitor_owned)
              valid_alignment(l->mem_alignment) &&
              valid_alignment(l->pwrite_zeroes_alignment) &&
              valid_alignment(l->pdiscard_alignment));
-    if (l->request_alignment > 1 && !bs->range_lock) {
-        bs->range_lock = range_lock_new();
-    }
     graph_short_wrlock();
+    bdrv_need_range_lock(bs);
     bs->monitor_owned = monitor_owned;
     bs->ready = true;
     graph_short_wrunlock();
@@ -249,6 +261,7 @@ static BlockDriverState *open_node(JsonObject *options, bool monitor,
     const char *node_name = schema_get_str(options, "node-name", NULL);
     const BlockDriver *drv = bdrv_find_driver(driver);
     g_autoptr(GError) err = NULL;
+    NodeOptions common;
     BlockDriverState *bs;
     int ret;
 
@@ -261,10 +274,12 @@ static BlockDriverState *open_node(JsonObject *options, bool monitor,
     if (!bs) {
         return NULL;
     }
-    if (!node_parse_options(bs, options, errp)) {
+    if (!node_parse_options(&common, options, errp)) {
         node_abandon(bs);
         return NULL;
     }
+    node_set_options(bs, &common);
+    bs->options = json_object_deep_copy(options);
     ret = drv->open(bs, options, &err);
     if (ret < 0) {
         if (!err) {
@@ -335,6 +350,11 @@ BdrvChild *bdrv_open_child(BlockDriverState *bs, JsonObject *options,
             node_child_options(options, json_node_get_object(node));
 
         child_bs = open_node(inline_options, false, errp);
+        if (child_bs) {
+            child_bs->made_by = bs;
+            child_bs->given_options =
+                json_object_deep_copy(json_node_get_object(node));
+        }
     } else {
         child_bs = bdrv_find_node(json_node_get_string(node), errp);
     }

@@ -111,8 +111,8 @@ const SchemaType blockdev_options_type = {
             { "read-only", &schema_bool, .optional = true,
               .doc = "Refuse to write. Default: off." },
             { "auto-read-only", &schema_bool, .optional = true,
-              .doc = "Open read-only where nothing else is possible or "
-                     "nobody writes. Default: off." },
+              .doc = "Open for writing only when somebody is going to write. "
+                     "Default: off." },
             { "force-share", &schema_bool, .optional = true,
               .doc = "Let other processes write to the image meanwhile; needs "
                      "\"read-only\". Default: off." },

@@ -98,6 +98,19 @@ static void forget(int fd)
     }
 }
 
+void file_moved_fd(int from, int to)
+{
+    int place;
+
+    forget(to);
+    MUTEX_GUARD(&lock);
+
+    place = place_of(from);
+    if (place >= 0) {
+        g_array_index(adopted, int, place) = to;
+    }
+}
+
 int file_close_fd(int fd)
 {
     forget(fd);

@@ -141,8 +141,8 @@ const SchemaType host_device_options_type = {
         },
 };
 
-bool file_parse_options(BlockDriverState *bs, JsonObject *options,
-                        FileOptions *o, GError **errp)
+bool file_parse_options(JsonObject *options, bool direct, FileOptions *o,
+                        GError **errp)
 {
     uint64_t granularity, size;
 
@@ -155,7 +155,7 @@ bool file_parse_options(BlockDriverState *bs, JsonObject *options,
     o->mode = schema_get_enum(options, "status-cache", &status_cache_mode_type,
                               STATUS_CACHE_ON);
     if (schema_get_enum(options, "aio", &aio_type, AIO_THREADS) == AIO_NATIVE &&
-        !bs->cache_direct) {
+        !direct) {
         error_setg(errp, "aio=native was specified, but it requires "
                          "cache.direct=on, which was not specified.");
         return false;

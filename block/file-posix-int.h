@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The driver "file" is several files: file-posix.c opens and closes, file-options.c
- * has the options, file-rw.c reads, writes and flushes, file-zero.c writes
- * zeroes and discards, file-resize.c knows where the file ends, file-create.c
- * creates. This is what they share, with each
+ * The driver "file" is several files: file-posix.c opens and closes,
+ * file-reopen.c opens again, file-options.c has the options, file-rw.c reads,
+ * writes and flushes, file-zero.c writes zeroes and discards, file-resize.c knows
+ * where the file ends, file-create.c creates. This is what they share, with each
  * other and with the driver "host_device" (host-device.c), which is the same on
  * a block device.
  */
@@ -39,17 +39,29 @@ typedef struct FileKind {
      * the status cache has if the user does not say. */
     bool (*measure)(BlockDriverState *bs, const struct stat *st,
                     int64_t *length, uint32_t *granularity, GError **errp);
-    /* Amend bs->limits; may be NULL. */
-    void (*set_limits)(BlockDriverState *bs);
+    /* Amend *@limits; may be NULL. */
+    void (*set_limits)(const FileState *s, BlockLimits *limits);
     /* pwrite_zeroes, without telling the status cache. @flags: MAY_UNMAP,
      * NO_FALLBACK */
     int (*write_zeroes)(FileState *s, int64_t offset, int64_t bytes, int flags);
 } FileKind;
 
+/* Open descriptors of the file; -1: none */
+typedef struct FileDescriptors {
+    int fd, sync_fd; /* as in FileState */
+    bool writable;
+} FileDescriptors;
+
 struct FileState {
     const FileKind *kind;
     char *filename;
-    int fd; /* with O_DIRECT if cache.direct; owns the locks */
+    /*
+     * With O_DIRECT if cache.direct; owns the locks. The number stays the same
+     * as long as the node lives, whatever is opened again: a request may be in
+     * flight.
+     */
+    int fd;
+    bool writable; /* it is open for writing */
     /*
      * A second description, without O_DIRECT, of a node that is written; else
      * -1. It flushes, so that no write through @fd (with RWF_DSYNC) can take
@@ -58,8 +70,10 @@ struct FileState {
      */
     int sync_fd;
     bool direct;
-    bool holds_fdset; /* filename is that of a set of descriptors */
-    bool local;       /* fstat() needs no network */
+    bool have_next;       /* next is open, and is going to take their place, */
+    FileDescriptors next; /* but for sync_fd if there is one; graph mutex */
+    bool holds_fdset;     /* filename is that of a set of descriptors */
+    bool local;           /* fstat() needs no network */
 
     Mutex tail_lock; /* file_lock_tail() */
     int64_t page;    /* what writeback may rewrite at once; bytes */
@@ -77,6 +91,7 @@ struct FileState {
     uint64_t new_perm, new_shared; /* between check_perm and set_perm */
     ImageLock lock;
     StatusDiskUser user; /* knows the disk's length */
+    Mutex cache_lock;    /* held by who is in no request and looks at cache */
     StatusCache *cache;
     StatusProbe *probe;
     StatusReader reader;
@@ -118,9 +133,10 @@ typedef struct FileOptions {
 } FileOptions;
 
 extern const SchemaType file_options_type, host_device_options_type;
-/* @options fit the type. False and @errp if they do not fit each other. */
-bool file_parse_options(BlockDriverState *bs, JsonObject *options,
-                        FileOptions *o, GError **errp);
+/* @options fit the type. False and @errp if they do not fit each other, or
+ * @direct I/O. */
+bool file_parse_options(JsonObject *options, bool direct, FileOptions *o,
+                        GError **errp);
 /* @filename without the prefix "file:" */
 const char *file_strip_protocol(const char *filename);
 
@@ -177,9 +193,34 @@ int file_open_fdset(const FileKind *kind, const char *filename, int flags,
 bool file_is_adopted(int fd);
 /* Closes what file_open_kind() opened, as close(2) does. */
 int file_close_fd(int fd);
+/* What was @from is @to now, in the place of what that was. */
+void file_moved_fd(int from, int to);
+
+/* file-reopen.c */
+
+/*
+ * Open what the node needs. With @again, the file must be the one that the node has
+ * open, and sync_fd is left out if it has one. False and @errp on error, and nothing
+ * is open.
+ */
+bool file_open_descriptors(BlockDriverState *bs, bool writable, bool direct,
+                           bool again, FileDescriptors *d, struct stat *st,
+                           GError **errp);
+/* The operations of both drivers */
+extern const char *const file_reopen_options[];
+int file_reopen_prepare(BdrvReopen *r, GError **errp);
+void file_reopen_commit(BdrvReopen *r);
+void file_reopen_abort(BdrvReopen *r);
+bool file_check_perm(BlockDriverState *bs, uint64_t perm, uint64_t shared,
+                     GError **errp);
+void file_set_perm(BlockDriverState *bs, uint64_t perm, uint64_t shared);
+void file_abort_perm(BlockDriverState *bs);
 
 /* file-posix.c */
 extern const FileKind file_kind_regular;
+/* Of a file of @length that is open as @fd */
+void file_find_limits(const FileState *s, int fd, int64_t length, bool direct,
+                      BlockLimits *limits);
 /*
  * Open what is of this kind, and nothing else. @flags: access mode, O_DIRECT,
  * O_CREAT. The descriptor, with *@st filled in; or -errno and @errp.
@@ -196,10 +237,6 @@ int file_check_opened(const FileKind *kind, const char *filename, int fd,
 int file_open_as(BlockDriverState *bs, const FileKind *kind,
                  JsonObject *options, GError **errp);
 void file_close(BlockDriverState *bs);
-bool file_check_perm(BlockDriverState *bs, uint64_t perm, uint64_t shared,
-                     GError **errp);
-void file_set_perm(BlockDriverState *bs, uint64_t perm, uint64_t shared);
-void file_abort_perm(BlockDriverState *bs);
 int64_t file_getlength(BlockDriverState *bs);
 int file_block_status(BlockDriverState *bs, unsigned want, int64_t offset,
                       int64_t bytes, int64_t *pnum, int64_t *map,

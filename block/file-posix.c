@@ -136,53 +136,31 @@ int file_open_kind(const FileKind *kind, const char *filename, int flags,
 }
 
 /*
- * There is but one description, so sync_fd must be another name of it: then no
- * write may report a failed writeback, lest fdatasync() does not.
+ * With auto-read-only, it is opened for writing when somebody is going to; or at
+ * once, if a set of descriptors has none for reading only.
  */
-static bool share_descriptor(FileState *s, GError **errp)
-{
-    file_set_found(s, FILE_NO_DSYNC);
-    s->sync_fd = fcntl(s->fd, F_DUPFD_CLOEXEC, 3);
-    if (s->sync_fd < 0) {
-        error_setg_errno(errp, errno, "Could not duplicate '%s'", s->filename);
-    }
-    return s->sync_fd >= 0;
-}
-
-static bool open_descriptors(BlockDriverState *bs, struct stat *st,
-                             GError **errp)
+static bool open_first(BlockDriverState *bs, struct stat *st, GError **errp)
 {
     FileState *s = bs->opaque;
-    int direct = bs->cache_direct ? O_DIRECT : 0;
-    g_autoptr(GError) err = NULL;
-    struct stat again;
+    bool direct = bs->cache_direct;
+    FileDescriptors d;
 
-    if (bdrv_is_read_only(bs)) {
-        s->fd =
-            file_open_kind(s->kind, s->filename, O_RDONLY | direct, st, errp);
-        return s->fd >= 0;
+    if (!bs->auto_read_only) {
+        if (!file_open_descriptors(bs, !bdrv_is_read_only(bs), direct, false,
+                                   &d, st, errp)) {
+            return false;
+        }
+    } else if (!file_open_descriptors(bs, false, direct, false, &d, st, errp)) {
+        if (!s->holds_fdset ||
+            !file_open_descriptors(bs, true, direct, false, &d, st, NULL)) {
+            return false;
+        }
+        g_clear_error(errp);
     }
-    s->fd = file_open_kind(s->kind, s->filename, O_RDWR | direct, st, &err);
-    if (bs->auto_read_only &&
-        (s->fd == -EACCES || s->fd == -EPERM || s->fd == -EROFS)) {
-        bdrv_set_read_only(bs, true);
-        return open_descriptors(bs, st, errp);
-    }
-    if (s->fd < 0) {
-        g_propagate_error(errp, g_steal_pointer(&err));
-        return false;
-    }
-    if (file_is_adopted(s->fd) && !direct) {
-        return share_descriptor(s, errp);
-    }
-    s->sync_fd = file_open_kind(s->kind, s->filename, O_RDWR, &again, errp);
-    if (s->sync_fd < 0) {
-        return false;
-    }
-    if (again.st_dev != st->st_dev || again.st_ino != st->st_ino) {
-        error_setg(errp, "'%s' was replaced while it was opened", s->filename);
-        return false;
-    }
+    s->fd = d.fd;
+    s->sync_fd = d.sync_fd;
+    s->writable = d.writable;
+    bdrv_set_read_only(bs, !d.writable);
     return true;
 }
 
@@ -212,21 +190,16 @@ static bool measure(BlockDriverState *bs, const struct stat *st,
     return true;
 }
 
-static void set_limits(BlockDriverState *bs, const struct stat *st,
-                       int64_t length)
+void file_find_limits(const FileState *s, int fd, int64_t length, bool direct,
+                      BlockLimits *limits)
 {
-    FileState *s = bs->opaque;
-    BlockLimits *limits = &bs->limits;
-
-    s->direct = bs->cache_direct;
-    s->page = MAX(sysconf(_SC_PAGESIZE), st->st_blksize);
-    limits->request_alignment = limits->mem_alignment = 1;
-    if (bs->cache_direct) {
-        file_find_alignment(s->fd, length, limits);
+    *limits = (BlockLimits){ .request_alignment = 1, .mem_alignment = 1 };
+    if (direct) {
+        file_find_alignment(fd, length, limits);
     }
     limits->opt_alignment = MAX(limits->request_alignment, 4096);
     if (s->kind->set_limits) {
-        s->kind->set_limits(bs);
+        s->kind->set_limits(s, limits);
     }
 }
 
@@ -256,7 +229,7 @@ static bool join_disk(BlockDriverState *bs, FileOptions *o,
     FileState *s = bs->opaque;
 
     s->user.name = bs->node_name;
-    s->user.writable = !bdrv_is_read_only(bs);
+    s->user.writable = s->writable;
     s->user.share_write = bs->force_share;
     s->user.want = o->mode;
     s->user.lock = &s->lock;
@@ -285,6 +258,7 @@ void file_close(BlockDriverState *bs)
     }
     cond_destroy(&s->flush_cond);
     mutex_destroy(&s->flush_lock);
+    mutex_destroy(&s->cache_lock);
     mutex_destroy(&s->tail_lock);
     g_free(s->filename);
 }
@@ -297,19 +271,22 @@ int file_open_as(BlockDriverState *bs, const FileKind *kind,
     uint32_t granularity;
     struct stat st;
 
-    if (!file_parse_options(bs, options, &o, errp)) {
+    if (!file_parse_options(options, bs->cache_direct, &o, errp)) {
         return -EINVAL;
     }
     s->kind = kind;
     s->fd = s->sync_fd = -1;
     s->filename = g_strdup(o.filename);
     mutex_init(&s->tail_lock);
+    mutex_init(&s->cache_lock);
     mutex_init(&s->flush_lock);
     cond_init(&s->flush_cond);
     s->holds_fdset = fdset_hold(s->filename);
-    if (open_descriptors(bs, &st, errp) && set_up_locks(s, o.locking, errp) &&
+    if (open_first(bs, &st, errp) && set_up_locks(s, o.locking, errp) &&
         kind->measure(bs, &st, &o.disk.length, &granularity, errp)) {
-        set_limits(bs, &st, o.disk.length);
+        s->direct = bs->cache_direct;
+        s->page = MAX(sysconf(_SC_PAGESIZE), st.st_blksize);
+        file_find_limits(s, s->fd, o.disk.length, s->direct, &bs->limits);
         s->local = is_local(s->fd);
         s->probe = status_probe_new(s->fd, kind->probes ? o.strategy
                                                         : STATUS_PROBE_NONE);
@@ -329,49 +306,6 @@ int file_open_as(BlockDriverState *bs, const FileKind *kind,
     }
     file_close(bs);
     return -EINVAL;
-}
-
-/* ---- permissions -------------------------------------------------------- */
-
-/*
- * What the users of this node share with each other, they do not all share with
- * other processes: of a new size that somebody else gives to the file nobody
- * here would know.
- */
-static uint64_t share_with_others(BlockDriverState *bs, uint64_t perm,
-                                  uint64_t shared)
-{
-    return perm && !bs->force_share ? shared & ~BLK_PERM_RESIZE : shared;
-}
-
-bool file_check_perm(BlockDriverState *bs, uint64_t perm, uint64_t shared,
-                     GError **errp)
-{
-    FileState *s = bs->opaque;
-
-    /* Whether it can be written was found out when it was opened. */
-    if ((perm & (BLK_PERM_WRITE | BLK_PERM_WRITE_UNCHANGED)) &&
-        bdrv_is_read_only(bs)) {
-        error_setg(errp, "Block node '%s' is read-only", bs->node_name);
-        return false;
-    }
-    return image_lock_check(&s->lock, perm, share_with_others(bs, perm, shared),
-                            errp);
-}
-
-void file_set_perm(BlockDriverState *bs, uint64_t perm, uint64_t shared)
-{
-    FileState *s = bs->opaque;
-
-    image_lock_set(&s->lock, perm, share_with_others(bs, perm, shared));
-    status_disk_refresh(&s->user);
-}
-
-void file_abort_perm(BlockDriverState *bs)
-{
-    FileState *s = bs->opaque;
-
-    image_lock_abort(&s->lock);
 }
 
 /* ---- status and information --------------------------------------------- */
@@ -443,13 +377,18 @@ StatusCache *file_get_status_cache(BlockDriverState *bs)
 {
     FileState *s = bs->opaque;
 
+    MUTEX_GUARD(&s->cache_lock);
+
     return status_cache_ref(s->cache);
 }
 
 static JsonObject *cache_info(FileState *s)
 {
     JsonObject *info = json_object_new();
-    StatusCacheMode mode = status_cache_get_mode(s->cache);
+    StatusCacheMode mode;
+    MUTEX_GUARD(&s->cache_lock);
+
+    mode = status_cache_get_mode(s->cache);
 
     json_object_set_string_member(info, "mode",
                                   status_cache_mode_type.values[mode]);
@@ -486,6 +425,7 @@ void file_get_info(BlockDriverState *bs, JsonObject *image)
 JsonObject *file_get_specific_stats(BlockDriverState *bs)
 {
     FileState *s = bs->opaque;
+    g_autoptr(StatusCache) cache = file_get_status_cache(bs);
     JsonObject *stats = json_object_new();
 
     json_object_set_string_member(stats, "driver", s->kind->driver);
@@ -499,7 +439,7 @@ JsonObject *file_get_specific_stats(BlockDriverState *bs)
         stats, "discard-bytes-ok",
         __atomic_load_n(&s->discard_bytes_ok, __ATOMIC_RELAXED));
     json_object_set_object_member(stats, "status-cache",
-                                  status_cache_to_json(s->cache, s->probe));
+                                  status_cache_to_json(cache, s->probe));
     return stats;
 }
 
@@ -525,6 +465,10 @@ const BlockDriver bdrv_file = {
     .supported_write_flags = BDRV_REQ_FUA,
     .options = &file_options_type,
     .open = file_open,
+    .reopen_options = file_reopen_options,
+    .reopen_prepare = file_reopen_prepare,
+    .reopen_commit = file_reopen_commit,
+    .reopen_abort = file_reopen_abort,
     .close = file_close,
     .preadv = file_preadv,
     .pwritev = file_pwritev,

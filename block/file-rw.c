@@ -253,7 +253,7 @@ static int run_flush(FileState *s)
  * One flush at a time: the kernel reports a failed writeback to one caller only,
  * and all must hear of it. Who comes while one runs shares the next with the
  * others who came. After a failure nobody knows which data is lost, and the
- * kernel may call the pages clean: flushes fail until the node is reopened.
+ * kernel may call the pages clean: flushes fail until the node is closed.
  */
 int file_flush(BlockDriverState *bs)
 {

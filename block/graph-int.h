@@ -24,6 +24,9 @@ void graph_short_wrunlock(void);
 /* Short graph lock held, or inside a gate, or with the graph mutex held */
 int64_t bdrv_driver_getlength(BlockDriverState *bs);
 
+/* @bs->limits are new: under the short graph lock. */
+void bdrv_need_range_lock(BlockDriverState *bs);
+
 /* ---- graph.c ------------------------------------------------------------ */
 
 /* An edge of @parent or of @blk, to nowhere yet */
@@ -56,9 +59,12 @@ bool graph_tran_finish(GraphTran *tran, bool ok);
 
 /* ---- node-options.c ----------------------------------------------------- */
 
-/* Set the members of @bs that follow from the options common to all drivers. */
-bool node_parse_options(BlockDriverState *bs, JsonObject *options,
-                        GError **errp);
+/* False and @errp if those of @options that all drivers have do not fit each
+ * other. */
+bool node_parse_options(NodeOptions *o, JsonObject *options, GError **errp);
+/* Of a node that nobody knows yet; or of one that is drained, under the short
+ * graph lock */
+void node_set_options(BlockDriverState *bs, const NodeOptions *o);
 /*
  * The options of an inline child: as @given, and what that leaves open as in
  * its parent's options. (transfer full)
@@ -82,6 +88,8 @@ bool bdrv_check_perms(GraphTran *tran, GPtrArray *nodes, bool loosen,
 
 /* "export 'e0'", "node 'raw0'"; to be freed */
 char *bdrv_child_user(const BdrvChild *child);
+/* The job that uses @bs or something that stands on it, borrowed; or NULL */
+const BdrvChild *bdrv_find_job(const BlockDriverState *bs);
 
 /* ---- block-backend.c ---------------------------------------------------- */
 

@@ -101,13 +101,12 @@ static int host_device_truncate(BlockDriverState *bs, int64_t length,
     return 0;
 }
 
-static void set_limits(BlockDriverState *bs)
+static void set_limits(const FileState *s, BlockLimits *limits)
 {
-    FileState *s = bs->opaque;
     uint32_t block = block_size(s->fd, BLKSSZGET);
 
-    bs->limits.pwrite_zeroes_alignment = MAX(block, sysconf(_SC_PAGESIZE));
-    bs->limits.pdiscard_alignment = block;
+    limits->pwrite_zeroes_alignment = MAX(block, sysconf(_SC_PAGESIZE));
+    limits->pdiscard_alignment = block;
 }
 
 /* ---- zeroes and discards ------------------------------------------------ */
@@ -227,6 +226,10 @@ const BlockDriver bdrv_host_device = {
     .supported_write_flags = BDRV_REQ_FUA,
     .options = &host_device_options_type,
     .open = host_device_open,
+    .reopen_options = file_reopen_options,
+    .reopen_prepare = file_reopen_prepare,
+    .reopen_commit = file_reopen_commit,
+    .reopen_abort = file_reopen_abort,
     .close = file_close,
     .preadv = file_preadv,
     .pwritev = file_pwritev,

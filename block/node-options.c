@@ -6,35 +6,73 @@
 #include "util/error.h"
 #include "util/json-copy.h"
 
-bool node_parse_options(BlockDriverState *bs, JsonObject *options,
-                        GError **errp)
+bool node_parse_options(NodeOptions *o, JsonObject *options, GError **errp)
 {
     JsonObject *cache = schema_get_object(options, "cache");
     bool auto_read_only = schema_get_bool(options, "auto-read-only", false);
 
-    bs->options = json_object_deep_copy(options);
-    bs->read_only = schema_get_bool(options, "read-only", false);
-    bs->auto_read_only = auto_read_only && !bs->read_only;
-    bs->force_share = schema_get_bool(options, "force-share", false);
-    bs->discard_unmap =
+    *o = (NodeOptions){ 0 };
+    o->read_only = schema_get_bool(options, "read-only", false);
+    o->auto_read_only = auto_read_only && !o->read_only;
+    o->force_share = schema_get_bool(options, "force-share", false);
+    o->discard_unmap =
         !strcmp(schema_get_str(options, "discard", "ignore"), "unmap");
-    bs->detect_zeroes = schema_get_enum(
+    o->detect_zeroes = schema_get_enum(
         options, "detect-zeroes", &detect_zeroes_type, BDRV_DETECT_ZEROES_OFF);
     if (cache) {
-        bs->cache_direct = schema_get_bool(cache, "direct", false);
-        bs->cache_no_flush = schema_get_bool(cache, "no-flush", false);
+        o->cache_direct = schema_get_bool(cache, "direct", false);
+        o->cache_no_flush = schema_get_bool(cache, "no-flush", false);
     }
-    if (bs->force_share && !bs->read_only) {
+    if (o->force_share && !o->read_only) {
         error_setg(errp,
                    "force-share=on can only be used with read-only images");
         return false;
     }
-    if (bs->detect_zeroes == BDRV_DETECT_ZEROES_UNMAP && !bs->discard_unmap) {
+    if (o->detect_zeroes == BDRV_DETECT_ZEROES_UNMAP && !o->discard_unmap) {
         error_setg(errp, "Setting detect-zeroes to 'unmap' is not allowed "
                          "without setting discard to 'unmap'");
         return false;
     }
     return true;
+}
+
+NodeOptions bdrv_get_node_options(BlockDriverState *bs)
+{
+    NodeOptions o;
+
+    graph_short_rdlock();
+    o = (NodeOptions){
+        .read_only = bdrv_is_read_only(bs),
+        .auto_read_only = bs->auto_read_only,
+        .force_share = bs->force_share,
+        .discard_unmap = bs->discard_unmap,
+        .detect_zeroes = bs->detect_zeroes,
+        .cache_direct = bs->cache_direct,
+        .cache_no_flush = bs->cache_no_flush,
+    };
+    graph_short_rdunlock();
+    return o;
+}
+
+void node_set_options(BlockDriverState *bs, const NodeOptions *o)
+{
+    bdrv_set_read_only(bs, o->read_only);
+    bs->auto_read_only = o->auto_read_only;
+    bs->force_share = o->force_share;
+    bs->discard_unmap = o->discard_unmap;
+    bs->detect_zeroes = o->detect_zeroes;
+    bs->cache_direct = o->cache_direct;
+    bs->cache_no_flush = o->cache_no_flush;
+}
+
+JsonObject *bdrv_copy_options(BlockDriverState *bs)
+{
+    JsonObject *options;
+
+    graph_short_rdlock();
+    options = json_object_deep_copy(bs->options);
+    graph_short_rdunlock();
+    return options;
 }
 
 static void inherit(JsonObject *to, JsonObject *from, const char *name)

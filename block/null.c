@@ -138,6 +138,9 @@ static const SchemaType null_options = {
         },
 };
 
+/* As in QEMU: only what all drivers have in common may change. */
+static const char *const null_reopen_options[] = { NULL };
+
 const BlockDriver bdrv_null_co = {
     .format_name = "null-co",
     .kind = BLOCK_DRIVER_PROTOCOL,
@@ -146,6 +149,7 @@ const BlockDriver bdrv_null_co = {
     .supported_zero_flags = BDRV_REQ_FUA,
     .options = &null_options,
     .open = null_open,
+    .reopen_options = null_reopen_options,
     .close = null_close,
     .preadv = null_preadv,
     .pwritev = null_pwritev,

@@ -92,16 +92,51 @@ static bool check_users(BlockDriverState *bs, uint64_t *perm, uint64_t *shared,
     return true;
 }
 
+#define ANY_WRITE (BLK_PERM_WRITE | BLK_PERM_WRITE_UNCHANGED)
+
+/* Who it is that in the end writes to @bs */
+static const BdrvChild *find_writer(const BlockDriverState *bs)
+{
+    guint i;
+
+    for (i = 0; i < bs->parents->len; i++) {
+        const BdrvChild *c = bs->parents->pdata[i];
+
+        if (c->perm & ANY_WRITE) {
+            const BdrvChild *above = c->parent ? find_writer(c->parent) : NULL;
+
+            return above ? above : c;
+        }
+    }
+    return NULL;
+}
+
+static void set_read_only_error(BlockDriverState *bs, GError **errp)
+{
+    const BdrvChild *writer = bs->reopening ? find_writer(bs) : NULL;
+    g_autofree char *user = NULL;
+
+    if (writer) {
+        user = bdrv_child_user(writer);
+        error_setg(errp,
+                   "Block node '%s' cannot be read-only: it is written to by "
+                   "%s",
+                   bs->node_name, user);
+    } else {
+        error_setg(errp, "Block node '%s' is read-only", bs->node_name);
+    }
+}
+
 static bool check_writable(BlockDriverState *bs, uint64_t perm, GError **errp)
 {
     uint32_t align = bs->limits.request_alignment;
     int64_t length;
 
-    if (!(perm & (BLK_PERM_WRITE | BLK_PERM_WRITE_UNCHANGED))) {
+    if (!(perm & ANY_WRITE)) {
         return true;
     }
     if (bdrv_is_read_only(bs) && !(bs->auto_read_only && bs->drv->check_perm)) {
-        error_setg(errp, "Block node '%s' is read-only", bs->node_name);
+        set_read_only_error(bs, errp);
         return false;
     }
     if (align > 1 && !bs->drv->exact_end && (perm & BLK_PERM_WRITE) &&
@@ -147,6 +182,23 @@ static bool ask_driver(BlockDriverState *bs, const PermEntry *entry,
            bs->drv->check_perm(bs, entry->perm, entry->shared, errp);
 }
 
+const BdrvChild *bdrv_find_job(const BlockDriverState *bs)
+{
+    const BdrvChild *job = NULL;
+    guint i;
+
+    for (i = 0; i < bs->parents->len && !job; i++) {
+        const BdrvChild *c = bs->parents->pdata[i];
+
+        if (c->parent) {
+            job = bdrv_find_job(c->parent);
+        } else if (blk_is_job(c->blk)) {
+            job = c;
+        }
+    }
+    return job;
+}
+
 static bool has_job(BlockDriverState *bs)
 {
     guint i;
@@ -171,7 +223,8 @@ static bool check_node(GraphTran *tran, BlockDriverState *bs, bool loosen,
     if (!check_users(bs, &entry.perm, &entry.shared, errp)) {
         return false;
     }
-    if (entry.perm != bs->perm || entry.shared != bs->shared_perm) {
+    if (entry.perm != bs->perm || entry.shared != bs->shared_perm ||
+        bs->reopening) {
         if (!ask_driver(bs, &entry, loosen ? NULL : errp) && !loosen) {
             return false;
         }

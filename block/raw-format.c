@@ -11,21 +11,18 @@ typedef struct RawState {
     bool has_size;
 } RawState;
 
-static int raw_open(BlockDriverState *bs, JsonObject *options, GError **errp)
+/* The window that @options tell; it must lie within @file. */
+static int set_window(RawState *s, JsonObject *options, BlockDriverState *file,
+                      GError **errp)
 {
-    RawState *s = bs->opaque;
-    int64_t length;
+    int64_t length = bdrv_getlength(file);
 
     s->offset = schema_get_int(options, "offset", 0);
     s->size = schema_get_int(options, "size", 0);
     s->has_size = schema_has(options, "size");
-    if (!bdrv_open_child(bs, options, "file", errp)) {
-        return -EINVAL;
-    }
-    length = bdrv_child_getlength(bs->file);
     if (length < 0) {
         error_setg_errno(errp, -length, "Could not get the size of node '%s'",
-                         bs->file->bs->node_name);
+                         file->node_name);
         return length;
     }
     if (s->offset > length) {
@@ -46,6 +43,50 @@ static int raw_open(BlockDriverState *bs, JsonObject *options, GError **errp)
     }
     return 0;
 }
+
+static int raw_open(BlockDriverState *bs, JsonObject *options, GError **errp)
+{
+    if (!bdrv_open_child(bs, options, "file", errp)) {
+        return -EINVAL;
+    }
+    return set_window(bs->opaque, options, bs->file->bs, errp);
+}
+
+/* Another child may have another length, too: reopen.c has asked for it. */
+static int raw_reopen_prepare(BdrvReopen *r, GError **errp)
+{
+    const RawState *s = r->bs->opaque;
+    RawState *new = g_new0(RawState, 1);
+    int ret = set_window(new, r->options, r->file, errp);
+
+    if (ret == 0 && (new->offset != s->offset || new->has_size != s->has_size ||
+                     new->size != s->size)) {
+        ret = bdrv_reopen_check_contents(r->bs, "window", errp);
+    }
+    if (ret < 0) {
+        g_free(new);
+        return ret;
+    }
+    r->opaque = new;
+    return 0;
+}
+
+static void raw_reopen_commit(BdrvReopen *r)
+{
+    RawState *s = r->bs->opaque;
+
+    bdrv_change_begin();
+    *s = *(RawState *)r->opaque;
+    bdrv_change_end();
+    g_free(r->opaque);
+}
+
+static void raw_reopen_abort(BdrvReopen *r)
+{
+    g_free(r->opaque);
+}
+
+static const char *const raw_reopen_options[] = { "offset", "size", NULL };
 
 static int64_t raw_getlength(BlockDriverState *bs)
 {
@@ -161,6 +202,10 @@ const BlockDriver bdrv_raw = {
     .supported_zero_flags = BDRV_REQ_FUA,
     .options = &raw_options,
     .open = raw_open,
+    .reopen_options = raw_reopen_options,
+    .reopen_prepare = raw_reopen_prepare,
+    .reopen_commit = raw_reopen_commit,
+    .reopen_abort = raw_reopen_abort,
     .preadv = raw_preadv,
     .pwritev = raw_pwritev,
     .pwrite_zeroes = raw_pwrite_zeroes,

@@ -123,6 +123,13 @@ StatusCache *status_cache_new(const StatusCacheOptions *options, GError **errp)
     return c;
 }
 
+void status_cache_set_max_memory(StatusCache *c, uint64_t bytes)
+{
+    CACHE_SECTION(c);
+
+    c->max_memory = bytes;
+}
+
 StatusCache *status_cache_ref(StatusCache *c)
 {
     __atomic_add_fetch(&c->refcnt, 1, __ATOMIC_RELAXED);

@@ -57,26 +57,34 @@ const StatusProbeOps status_probe_linux_ops = {
 
 /* ---- the prober --------------------------------------------------------- */
 
+static uint32_t file_system(int fd, const StatusProbeOps *ops)
+{
+    struct statfs fs = { 0 };
+
+    return ops->fstatfs(fd, &fs) < 0 ? 0 : (uint32_t)fs.f_type;
+}
+
+static StatusProbeStrategy choose(StatusProbeStrategy strategy, uint32_t fs)
+{
+    if (strategy != STATUS_PROBE_AUTO) {
+        return strategy;
+    }
+    /* EXT4_SUPER_MAGIC is that of ext2 and ext3 as well */
+    return fs == EXT4_SUPER_MAGIC || fs == XFS_SUPER_MAGIC
+               ? STATUS_PROBE_USE_FIEMAP
+               : STATUS_PROBE_USE_SEEK;
+}
+
 StatusProbe *status_probe_new_with_ops(int fd, StatusProbeStrategy strategy,
                                        const StatusProbeOps *ops)
 {
     StatusProbe *p = g_new0(StatusProbe, 1);
-    struct statfs fs = { 0 };
+    uint32_t fs = file_system(fd, ops);
 
-    if (ops->fstatfs(fd, &fs) < 0) {
-        fs.f_type = 0;
-    }
-    if (strategy == STATUS_PROBE_AUTO) {
-        /* EXT4_SUPER_MAGIC is that of ext2 and ext3 as well */
-        bool fiemap = fs.f_type == EXT4_SUPER_MAGIC ||
-                      (uint32_t)fs.f_type == XFS_SUPER_MAGIC;
-
-        strategy = fiemap ? STATUS_PROBE_USE_FIEMAP : STATUS_PROBE_USE_SEEK;
-    }
     p->fd = fd;
     p->ops = ops;
-    p->pages_are_truth = fs.f_type == TMPFS_MAGIC;
-    p->strategy = strategy;
+    p->pages_are_truth = fs == TMPFS_MAGIC;
+    p->strategy = choose(strategy, fs);
     p->next_data = -1;
     p->gaps = 1; /* nothing is known of the file */
     p->max_extents = PROBE_MAX_EXTENTS;
@@ -89,6 +97,14 @@ StatusProbe *status_probe_new_with_ops(int fd, StatusProbeStrategy strategy,
 StatusProbe *status_probe_new(int fd, StatusProbeStrategy strategy)
 {
     return status_probe_new_with_ops(fd, strategy, &status_probe_linux_ops);
+}
+
+void status_probe_set_strategy(StatusProbe *p, StatusProbeStrategy strategy)
+{
+    strategy = choose(strategy, file_system(p->fd, p->ops));
+    MUTEX_GUARD(&p->lock);
+
+    __atomic_store_n(&p->strategy, strategy, __ATOMIC_RELAXED);
 }
 
 void status_probe_free(StatusProbe *p)

@@ -195,22 +195,24 @@ static void update(StatusDisk *disk)
     }
 }
 
-static const char *name_of_cached_user(const StatusDisk *disk)
+/* A node other than @user that feeds the cache of @disk, or NULL */
+static const StatusDiskUser *cached_user(const StatusDisk *disk,
+                                         const StatusDiskUser *except)
 {
     guint i;
 
     for (i = 0; i < disk->users->len; i++) {
         const StatusDiskUser *user = g_ptr_array_index(disk->users, i);
 
-        if (user->want != STATUS_CACHE_OFF) {
-            return user->name;
+        if (user != except && user->want != STATUS_CACHE_OFF) {
+            return user;
         }
     }
-    g_assert_not_reached();
+    return NULL;
 }
 
 /* Does what the user insists on agree with the cache that is there? */
-static bool check_options(const StatusDisk *disk,
+static bool check_options(const StatusDisk *disk, const StatusDiskUser *other,
                           const StatusDiskOptions *options, GError **errp)
 {
     uint32_t granularity = status_cache_granularity(disk->cache);
@@ -219,16 +221,14 @@ static bool check_options(const StatusDisk *disk,
         error_setg(errp,
                    "status-cache-granularity %" PRIu32 " differs from %" PRIu32
                    " of node '%s', which has the same file open",
-                   options->granularity, granularity,
-                   name_of_cached_user(disk));
+                   options->granularity, granularity, other->name);
         return false;
     }
     if (options->max_memory_given && options->max_memory != disk->max_memory) {
         error_setg(errp,
                    "status-cache-size %" PRIu64 " differs from %" PRIu64
                    " of node '%s', which has the same file open",
-                   options->max_memory, disk->max_memory,
-                   name_of_cached_user(disk));
+                   options->max_memory, disk->max_memory, other->name);
         return false;
     }
     return true;
@@ -253,7 +253,7 @@ static StatusCache *find_cache(StatusDisk *disk, const StatusDiskUser *user,
     if (!disk || !disk->cache || user->want == STATUS_CACHE_OFF) {
         return new_cache(options, errp);
     }
-    if (!check_options(disk, options, errp)) {
+    if (!check_options(disk, cached_user(disk, NULL), options, errp)) {
         return NULL;
     }
     /* The file may have grown. It never shrinks: others go by the old end. */
@@ -373,6 +373,75 @@ void status_disk_refresh(StatusDiskUser *user)
     look_around(user->disk, user->lock->fd);
     update(user->disk);
 }
+
+/* ---- a node changes -------------------------------------------------- */
+
+void status_disk_set_writable(StatusDiskUser *user, bool writable)
+{
+    MUTEX_GUARD(&registry_lock);
+
+    if (user->writable != writable) {
+        user->writable = writable;
+        update(user->disk);
+    }
+}
+
+bool status_disk_prepare(StatusDiskUser *user, StatusCacheMode want,
+                         const StatusDiskOptions *options, StatusCache **cache,
+                         GError **errp)
+{
+    const StatusDiskUser *other;
+    MUTEX_GUARD(&registry_lock);
+
+    *cache = NULL;
+    other = cached_user(user->disk, user);
+    if (want != STATUS_CACHE_OFF && other) {
+        if (!check_options(user->disk, other, options, errp)) {
+            return false;
+        }
+    }
+    if ((want == STATUS_CACHE_OFF) != (user->want == STATUS_CACHE_OFF)) {
+        *cache = new_cache(options, errp);
+        return *cache != NULL;
+    }
+    return true;
+}
+
+StatusCache *status_disk_change(StatusDiskUser *user, StatusCacheMode want,
+                                uint64_t max_memory, StatusCache *cache)
+{
+    StatusDisk *disk;
+    MUTEX_GUARD(&registry_lock);
+
+    disk = user->disk;
+    user->want = want;
+    if (want == STATUS_CACHE_OFF) {
+        user->max_memory = max_memory;
+    } else {
+        if (cache && disk->cache) {
+            status_cache_unref(cache);
+            cache = status_cache_ref(disk->cache);
+        } else if (cache) {
+            disk->cache = status_cache_ref(cache);
+            disk->max_memory = max_memory;
+        }
+        if (!cached_user(disk, user)) {
+            status_cache_set_max_memory(disk->cache, max_memory);
+            disk->max_memory = max_memory;
+        }
+        user->max_memory = disk->max_memory;
+    }
+    if (cache) {
+        mutex_lock(&lengths_lock);
+        status_cache_grow(cache, user->length);
+        user->cache = cache;
+        mutex_unlock(&lengths_lock);
+    }
+    update(disk);
+    return cache;
+}
+
+/* ---- creation ----------------------------------------------------------- */
 
 /* A disk with nodes that is @id or lies on it */
 static StatusDisk *find_in_use(const DiskId *id)

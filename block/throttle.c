@@ -38,6 +38,36 @@ static void throttle_close(BlockDriverState *bs)
     object_release(t->group);
 }
 
+static int throttle_reopen_prepare(BdrvReopen *r, GError **errp)
+{
+    const char *name = schema_get_str(r->options, "throttle-group", NULL);
+
+    r->opaque = object_use(&throttle_group_object, name);
+    if (!r->opaque) {
+        error_setg(errp, "Throttle group '%s' does not exist", name);
+        return -EINVAL;
+    }
+    return 0;
+}
+
+/* Nobody waits for a turn: the node is drained. */
+static void throttle_reopen_commit(BdrvReopen *r)
+{
+    ThrottleNode *t = r->bs->opaque;
+
+    throttle_member_free(t->member);
+    object_release(t->group);
+    t->group = r->opaque;
+    t->member = throttle_member_new(t->group);
+}
+
+static void throttle_reopen_abort(BdrvReopen *r)
+{
+    object_release(r->opaque);
+}
+
+static const char *const throttle_reopen_options[] = { "throttle-group", NULL };
+
 static int wait_turn(BlockDriverState *bs, bool is_write, int64_t bytes)
 {
     ThrottleNode *t = bs->opaque;
@@ -103,6 +133,10 @@ const BlockDriver bdrv_throttle = {
     .supported_zero_flags = BDRV_REQ_FUA,
     .options = &throttle_options,
     .open = throttle_open,
+    .reopen_options = throttle_reopen_options,
+    .reopen_prepare = throttle_reopen_prepare,
+    .reopen_commit = throttle_reopen_commit,
+    .reopen_abort = throttle_reopen_abort,
     .close = throttle_close,
     .preadv = throttle_preadv,
     .pwritev = throttle_pwritev,

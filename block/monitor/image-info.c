@@ -27,7 +27,8 @@ static bool is_common_option(const char *name)
 
 static bool has_own_options(BlockDriverState *bs)
 {
-    g_autoptr(GList) names = json_object_get_members(bs->options);
+    g_autoptr(JsonObject) given = bdrv_copy_options(bs);
+    g_autoptr(GList) names = json_object_get_members(given);
     GList *l;
 
     for (l = names; l; l = l->next) {
@@ -41,13 +42,14 @@ static bool has_own_options(BlockDriverState *bs)
 static JsonObject *own_options(BlockDriverState *bs)
 {
     JsonObject *options = json_object_new();
-    g_autoptr(GList) names = json_object_get_members(bs->options);
+    g_autoptr(JsonObject) given = bdrv_copy_options(bs);
+    g_autoptr(GList) names = json_object_get_members(given);
     GList *l;
 
     json_object_set_string_member(options, "driver", bdrv_driver_name(bs));
     for (l = names; l; l = l->next) {
         if (!is_common_option(l->data)) {
-            JsonNode *value = json_object_get_member(bs->options, l->data);
+            JsonNode *value = json_object_get_member(given, l->data);
 
             json_object_set_member(options, l->data, json_deep_copy(value));
         }

@@ -143,7 +143,7 @@ static const SchemaType device_info_type = {
         (const SchemaMember[]){
             { "file", &schema_str, .doc = "As \"filename\" of \"image\"." },
             { "node-name", &schema_str, .doc = "The node's name." },
-            { "ro", &schema_bool, .doc = "Whether it is read-only now." },
+            { "ro", &schema_bool, .doc = "Whether nobody can write to it." },
             { "drv", &schema_str, .doc = "The driver's name." },
             { "backing_file_depth", &schema_int,
               .doc = "How many images lie behind it: 0." },
@@ -190,16 +190,19 @@ static JsonObject *device_info(BlockDriverState *bs)
     JsonObject *cache = json_object_new();
     JsonArray *bitmaps = bdrv_query_dirty_bitmaps(bs);
     JsonObject *image = qmp_image_info(bs);
+    NodeOptions o = bdrv_get_node_options(bs);
     size_t i;
 
     json_object_set_string_member(info, "node-name", bdrv_node_name(bs));
     json_object_set_string_member(info, "drv", bdrv_driver_name(bs));
     json_object_set_string_member(
         info, "file", json_object_get_string_member(image, "filename"));
-    json_object_set_boolean_member(info, "ro", bdrv_is_read_only(bs));
+    /* As in QEMU, what may become writable at any time is not read-only. */
+    json_object_set_boolean_member(info, "ro",
+                                   o.read_only && !o.auto_read_only);
     json_object_set_boolean_member(info, "encrypted", FALSE);
     json_object_set_string_member(info, "detect_zeroes",
-                                  detect_zeroes_type.values[bs->detect_zeroes]);
+                                  detect_zeroes_type.values[o.detect_zeroes]);
     json_object_set_int_member(info, "backing_file_depth", 0);
     json_object_set_int_member(info, "write_threshold", 0);
     for (i = 0; i < G_N_ELEMENTS(limits); i++) {
@@ -207,8 +210,8 @@ static JsonObject *device_info(BlockDriverState *bs)
     }
     json_object_set_object_member(info, "image", image);
     json_object_set_boolean_member(cache, "writeback", TRUE);
-    json_object_set_boolean_member(cache, "direct", bs->cache_direct);
-    json_object_set_boolean_member(cache, "no-flush", bs->cache_no_flush);
+    json_object_set_boolean_member(cache, "direct", o.cache_direct);
+    json_object_set_boolean_member(cache, "no-flush", o.cache_no_flush);
     json_object_set_object_member(info, "cache", cache);
     if (json_array_get_length(bitmaps) > 0) {
         json_object_set_array_member(info, "dirty-bitmaps", bitmaps);

@@ -38,6 +38,15 @@ typedef enum BdrvDetectZeroes {
     BDRV_DETECT_ZEROES_UNMAP, /* which may deallocate */
 } BdrvDetectZeroes;
 
+/* What the options that all drivers have in common say */
+typedef struct NodeOptions {
+    bool read_only;      /* or, of a node that is there: as it is now */
+    bool auto_read_only; /* and read_only was not asked for */
+    bool force_share, discard_unmap;
+    BdrvDetectZeroes detect_zeroes;
+    bool cache_direct, cache_no_flush;
+} NodeOptions;
+
 /* A link from a parent node or a BlockBackend to a node */
 typedef struct BdrvChild BdrvChild;
 typedef struct RangeLock RangeLock;
@@ -53,6 +62,15 @@ static inline bool bdrv_should_stop(const BdrvStop *stop)
 {
     return stop && stop->requested(stop->opaque);
 }
+
+/* One node that blockdev-reopen changes (reopen.c) */
+typedef struct BdrvReopen {
+    BlockDriverState *bs;
+    JsonObject *options;    /* as they are to be, checked */
+    NodeOptions common;     /* the same, those common to all drivers */
+    BlockDriverState *file; /* where the child "file" is to lead; or NULL */
+    void *opaque;           /* the driver's own */
+} BdrvReopen;
 
 struct BlockDriver {
     const char *format_name;
@@ -89,6 +107,20 @@ struct BlockDriver {
     /* Releases; may be NULL. All requests have ended, the node was flushed. The
      * children are still there, and go by themselves. */
     void (*close)(BlockDriverState *bs);
+
+    /*
+     * blockdev-reopen, in a drained node; graph mutex held. The options of its
+     * own that may change (a NULL at the end); without the list the node cannot be reopened.
+     * prepare finds out whether all that is to come can be done, and does what
+     * can fail: 0, or -errno and @errp, and then it has undone it. Then the
+     * members of @bs that follow from the common options are set, check_perm is
+     * asked, and either commit follows, and set_perm, or abort, after abort_perm
+     * if check_perm had agreed. Each may be NULL.
+     */
+    const char *const *reopen_options;
+    int (*reopen_prepare)(BdrvReopen *r, GError **errp);
+    void (*reopen_commit)(BdrvReopen *r);
+    void (*reopen_abort)(BdrvReopen *r);
 
     /*
      * Requests: aligned to bs->limits, within max_transfer; any thread. Those
@@ -183,8 +215,13 @@ struct BlockDriverState {
     BdrvDetectZeroes detect_zeroes;
     bool cache_direct, cache_no_flush;
     bool force_share;    /* other processes may do what they like */
-    JsonObject *options; /* a copy, as given */
-    BlockLimits limits;  /* set by open */
+    JsonObject *options; /* a copy, as given; short graph lock */
+    /* Of a node that its parent made inline: that parent, until it goes, and what
+     * was given for it, before it took over what its parent has. Graph mutex */
+    BlockDriverState *made_by;
+    JsonObject *given_options;
+    bool reopening;     /* graph mutex: permissions are to be asked for anew */
+    BlockLimits limits; /* set by open; changed in a drain, short graph lock */
 
     BdrvChild *file;            /* the child "file" of formats and filters */
     GPtrArray *children;        /* of BdrvChild; graph mutex */
@@ -226,6 +263,19 @@ void bdrv_detach_child(BdrvChild *child);
 
 /* For drivers, inside requests and getlength */
 int64_t bdrv_child_getlength(BdrvChild *child);
+/* For queries, while the node may be reopened; any thread. The copy is the caller's. */
+JsonObject *bdrv_copy_options(BlockDriverState *bs);
+NodeOptions bdrv_get_node_options(BlockDriverState *bs);
+/*
+ * For reopen_prepare: is there nobody at or above @bs, a job, who relies on its
+ * contents? 0, or -EBUSY and @errp, which says that @what cannot change.
+ */
+int bdrv_reopen_check_contents(BlockDriverState *bs, const char *what,
+                               GError **errp);
+/* For reopen_commit: what getlength and limits are made from changes between
+ * these. */
+void bdrv_change_begin(void);
+void bdrv_change_end(void);
 /* For set_perm() and open() of auto-read-only nodes */
 void bdrv_set_read_only(BlockDriverState *bs, bool read_only);
 /*

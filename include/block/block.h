@@ -103,6 +103,16 @@ BlockDriverState *bdrv_open(JsonObject *options, GError **errp);
  */
 bool bdrv_monitor_del(const char *node_name, GError **errp);
 
+/*
+ * blockdev-reopen: @options is an array of objects that are checked against
+ * blockdev_options_type. Each names a node and says what its options are to be from
+ * now on; what is left out goes back to its default. All nodes or none change.
+ * Waits for requests, bdrv_reopen_drain_us at most. Graph mutex held. False and
+ * @errp on error.
+ */
+bool bdrv_reopen(JsonArray *options, GError **errp);
+extern int64_t bdrv_reopen_drain_us;
+
 /* A reference to the node of that name, or NULL and @errp. Any thread. */
 BlockDriverState *bdrv_find_node(const char *node_name, GError **errp);
 BlockDriverState *bdrv_ref(BlockDriverState *bs);

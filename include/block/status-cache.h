@@ -88,6 +88,8 @@ typedef struct StatusCacheStats {
 } StatusCacheStats;
 
 StatusCache *status_cache_new(const StatusCacheOptions *options, GError **errp);
+/* Another limit of memory, bytes; 0: none. What is too much is forgotten. */
+void status_cache_set_max_memory(StatusCache *cache, uint64_t bytes);
 StatusCache *status_cache_ref(StatusCache *cache);
 void status_cache_unref(StatusCache *cache);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(StatusCache, status_cache_unref)

@@ -38,6 +38,10 @@ StatusProbe *status_probe_new(int fd, StatusProbeStrategy strategy);
 void status_probe_free(StatusProbe *probe);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(StatusProbe, status_probe_free)
 
+/* Another one from the next probe on, whatever was found out about it before */
+void status_probe_set_strategy(StatusProbe *probe,
+                               StatusProbeStrategy strategy);
+
 /* The strategy in use now (never AUTO), and its name ("seek", "fiemap", "none") */
 StatusProbeStrategy status_probe_strategy(StatusProbe *probe);
 const char *status_probe_strategy_name(StatusProbeStrategy strategy);

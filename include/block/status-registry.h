@@ -74,6 +74,28 @@ void status_disk_grow(StatusDiskUser *user, int64_t length);
 void status_disk_refresh(StatusDiskUser *user);
 
 /*
+ * The node's descriptor is going to be open for writing, or is no longer. Who is
+ * going to write says so before he asks for the lock, which a guard of another
+ * node would refuse.
+ */
+void status_disk_set_writable(StatusDiskUser *user, bool writable);
+/*
+ * The node is to want something else. First step: does it agree with the other
+ * nodes? *@cache is another cache for the node (a reference), if it needs one,
+ * made by @options; otherwise NULL. False and @errp if it does not agree.
+ */
+bool status_disk_prepare(StatusDiskUser *user, StatusCacheMode want,
+                         const StatusDiskOptions *options, StatusCache **cache,
+                         GError **errp);
+/*
+ * Second step, with what the first has given, while no request of the node is in
+ * flight. The cache to ask and to feed from now on (the reference to @cache
+ * becomes one to that), NULL if it is the same as before.
+ */
+StatusCache *status_disk_change(StatusDiskUser *user, StatusCacheMode want,
+                                uint64_t max_memory, StatusCache *cache);
+
+/*
  * Keep nodes off a disk that is being created. Fails if there are any.
  */
 bool status_disk_reserve(const struct stat *st, const char *filename,

@@ -133,11 +133,39 @@ class Sets(unittest.TestCase):
             daemon.node("reads", 0, **{"read-only": True})
             rows = {row["node-name"]: row for row in
                     daemon.cmd("query-named-block-nodes", flat=True)}
-            self.assertTrue(rows["auto"]["ro"])
+            self.assertFalse(rows["auto"]["ro"])
             self.assertEqual(rows["reads"]["file"], "/dev/fdset/0")
             daemon.add(1, self.image)
             with self.assertRaisesRegex(QMPError, "flags 0: Permission denied"):
                 daemon.node("n", 1, **{"read-only": True})
+            daemon.cmd("blockdev-del", node_name="reads")
+            daemon.node("disk", 1, **{"auto-read-only": True})
+            iotests.qemu_io(export(daemon), "write -P 3 8k 512")
+
+    def test_the_descriptor_for_writing_may_come_later(self):
+        """Opened again or not: with auto-read-only it is asked for when somebody
+        is going to write"""
+        os.chmod(iotests.scratch.path, 0o777)
+        os.chmod(self.image, 0o600)
+        for user in None, NOBODY:
+            more = {} if user is None else {
+                "user": user, "group": NOBODY, "extra_groups": []}
+            with self.subTest(user=user), Monitored(**more) as daemon:
+                daemon.add(0, self.image, os.O_RDONLY)
+                daemon.node("disk", 0, **{"auto-read-only": True})
+                with self.assertRaisesRegex(QMPError, "flags 2: Permission "
+                                            "denied"):
+                    export(daemon)
+                daemon.cmd("nbd-server-stop")
+                daemon.add(0, self.image)
+                iotests.qemu_io(export(daemon), "write -P 3 8k 512",
+                                "read -P 3 8k 512", "flush")
+                stock = run("qemu-img", "resize", "-f", "raw", self.image,
+                            "8M", status=1)
+                self.assertRegex(stock.stderr,
+                                 'Failed to get "(write|resize)" lock')
+                self.assertEqual(daemon.cache("disk")["mode"],
+                                 "on" if user is None else "data-only")
 
     def test_strays_are_closed(self):
         """A descriptor is for the command it came with, and for no other"""

@@ -140,7 +140,8 @@ START_TEST(test_read_only)
     ck_assert_int_eq(bdrv_flush(bs), 0);
     bdrv_graph_lock();
     ck_assert(!blk_attach(blk, bs, &err));
-    ck_assert_str_eq(err->message, "Block node 'n' is read-only");
+    ck_assert_ptr_nonnull(strstr(err->message, "Permission denied"));
+    ck_assert_ptr_nonnull(strstr(err->message, path));
     blk_free(blk);
     bdrv_graph_unlock();
     open_node("m", "'read-only':true");
@@ -148,8 +149,6 @@ START_TEST(test_read_only)
     if (getuid() == 0) {
         ck_assert_int_eq(seteuid(0), 0);
     }
-    bs = open_node("n", "'auto-read-only':true");
-    ck_assert_int_eq(bdrv_is_read_only(bs), getuid() != 0);
 }
 END_TEST
 

@@ -285,6 +285,8 @@ END_TEST
 START_TEST(test_read_only)
 {
     const LoopDeviceOptions options = { .read_only = true };
+    BlockBackend *blk = blk_new("test", false, BLK_PERM_WRITE, BLK_PERM_ALL);
+    g_autoptr(GError) err = NULL;
 
     use_device(&options);
     ASSERT_OPEN_FAILS("", "is not writable: Permission denied");
@@ -292,6 +294,12 @@ START_TEST(test_read_only)
     node = open_node("n", "'auto-read-only':true");
     ck_assert(bdrv_is_read_only(node));
     assert_reads(node, 0, 4096, 0);
+    bdrv_graph_lock();
+    ck_assert(!blk_attach(blk, node, &err));
+    ck_assert_ptr_nonnull(
+        strstr(err->message, "is not writable: Permission denied"));
+    blk_free(blk);
+    bdrv_graph_unlock();
     open_node("m", "'read-only':true");
 }
 END_TEST

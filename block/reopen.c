@@ -1,0 +1,489 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * blockdev-reopen: nodes get other options without being closed.
+ *
+ * 1. What is asked for is looked at: which nodes, and that only such options
+ *    change as can be. Nodes that were made inline by a node that is reopened are
+ *    reopened with it: they go on taking from it what was not given for them.
+ * 2. All these nodes are drained, and so are those above them. Guests wait, but a
+ *    request that hangs does not hold up management for good.
+ * 3. The drivers prepare: what can fail is done, in addition to what is there.
+ * 4. The common options are set, edges are moved, and the permissions of all are
+ *    asked for, as things are to be.
+ * 5. All drivers commit and then hear of the permissions; or all that was done is
+ *    undone in reverse order.
+ *
+ * A node keeps its driver, and what its image is: another file is another node.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "block/graph-int.h"
+#include "util/error.h"
+#include "util/json-copy.h"
+
+/* A request that hangs shall not hold up the management thread for good. */
+int64_t bdrv_reopen_drain_us = 10 * G_USEC_PER_SEC;
+
+typedef struct Entry {
+    BdrvReopen r;
+    BlockDriverState *new_file; /* referenced, if it is another than now */
+    BlockDriverState *old_file; /* then; the transaction has a reference */
+    JsonObject *given_options;  /* of an inline child from now on */
+    NodeOptions old;
+    bool drained, prepared, set;
+} Entry;
+
+static void entry_free(gpointer opaque)
+{
+    Entry *e = opaque;
+
+    if (e->new_file) {
+        bdrv_unref(e->new_file);
+    }
+    bdrv_unref(e->r.bs);
+    json_object_unref(e->r.options);
+    g_clear_pointer(&e->given_options, json_object_unref);
+    g_free(e);
+}
+
+static Entry *find_entry(GPtrArray *entries, const BlockDriverState *bs)
+{
+    guint i;
+
+    for (i = 0; i < entries->len; i++) {
+        Entry *e = entries->pdata[i];
+
+        if (e->r.bs == bs) {
+            return e;
+        }
+    }
+    return NULL;
+}
+
+/* ---- what is asked for -------------------------------------------------- */
+
+static bool is_common(const char *name)
+{
+    static const char *const common[] = {
+        "node-name", "read-only", "auto-read-only", "discard", "detect-zeroes",
+        "cache",     NULL
+    };
+
+    return g_strv_contains(common, name);
+}
+
+static bool may_change(const BlockDriver *drv, const char *name)
+{
+    return is_common(name) || !strcmp(name, "file") ||
+           g_strv_contains(drv->reopen_options, name);
+}
+
+/* Is what is given for @name now what was given before? */
+static bool is_as_before(const BdrvReopen *r, const char *name)
+{
+    JsonNode *before = json_object_get_member(r->bs->options, name);
+
+    return before &&
+           json_node_equal(before, json_object_get_member(r->options, name));
+}
+
+/* All but what may change is to be as it was. */
+static bool check_unchanged(const BdrvReopen *r, GError **errp)
+{
+    g_autoptr(GList) before = json_object_get_members(r->bs->options);
+    g_autoptr(GList) after = json_object_get_members(r->options);
+    GList *l;
+
+    for (l = after; l; l = l->next) {
+        if (!may_change(r->bs->drv, l->data) && !is_as_before(r, l->data)) {
+            error_setg(errp, "Cannot change the option '%s' of node '%s'",
+                       (char *)l->data, r->bs->node_name);
+            return false;
+        }
+    }
+    for (l = before; l; l = l->next) {
+        if (!may_change(r->bs->drv, l->data) &&
+            !schema_has(r->options, l->data)) {
+            error_setg(errp,
+                       "Option '%s' of node '%s' cannot be reset to its "
+                       "default value",
+                       (char *)l->data, r->bs->node_name);
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool add_entry(GPtrArray *entries, BlockDriverState *bs,
+                      JsonObject *options, JsonObject *given, GError **errp)
+{
+    Entry *e = g_new0(Entry, 1);
+
+    e->r.bs = bdrv_ref(bs);
+    e->r.options = json_object_deep_copy(options);
+    e->given_options = given ? json_object_deep_copy(given) : NULL;
+    e->old = bdrv_get_node_options(bs);
+    g_ptr_array_add(entries, e);
+    if (!bs->drv->reopen_options) {
+        error_setg(errp,
+                   "Block format '%s' used by node '%s' does not support "
+                   "reopening files",
+                   bs->drv->format_name, bs->node_name);
+        return false;
+    }
+    return check_unchanged(&e->r, errp) &&
+           node_parse_options(&e->r.common, options, errp);
+}
+
+static bool add_named(GPtrArray *entries, JsonObject *options, GError **errp)
+{
+    const char *name = schema_get_str(options, "node-name", NULL);
+    BlockDriverState *bs;
+    bool ok = false;
+
+    if (!name) {
+        error_setg(errp, "node-name not specified");
+        return false;
+    }
+    bs = bdrv_find_node(name, NULL);
+    if (!bs) {
+        error_setg(errp, "Failed to find node with node-name='%s'", name);
+        return false;
+    }
+    if (find_entry(entries, bs)) {
+        error_setg(errp, "Node '%s' is mentioned twice", name);
+    } else {
+        ok =
+            add_entry(entries, bs, options, bs->made_by ? options : NULL, errp);
+    }
+    bdrv_unref(bs);
+    return ok;
+}
+
+/* ---- the child "file" --------------------------------------------------- */
+
+/* The child "file" as the user knows it: without the filters of jobs */
+static BlockDriverState *visible_file(const BlockDriverState *bs)
+{
+    bs = bs->file->bs;
+    while (!bs->drv->reopen_options && bs->drv->kind == BLOCK_DRIVER_FILTER &&
+           bs->file) {
+        bs = bs->file->bs;
+    }
+    return (BlockDriverState *)bs;
+}
+
+static bool stands_on(BlockDriverState *top, const BlockDriverState *bs)
+{
+    guint i;
+
+    if (top == bs) {
+        return true;
+    }
+    for (i = 0; i < top->children->len; i++) {
+        const BdrvChild *c = top->children->pdata[i];
+
+        if (c->bs && stands_on(c->bs, bs)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+int bdrv_reopen_check_contents(BlockDriverState *bs, const char *what,
+                               GError **errp)
+{
+    const BdrvChild *job = bdrv_find_job(bs);
+    g_autofree char *user = NULL;
+
+    if (!job) {
+        return 0;
+    }
+    user = bdrv_child_user(job);
+    error_setg(errp, "Cannot change the %s of node '%s': %s uses it", what,
+               bs->node_name, user);
+    return -EBUSY;
+}
+
+static bool set_new_file(Entry *e, const char *name, GError **errp)
+{
+    BlockDriverState *bs = e->r.bs;
+
+    e->new_file = bdrv_find_node(name, NULL);
+    if (!e->new_file) {
+        error_setg(errp, "Cannot find device='' nor node-name='%s'", name);
+    } else if (visible_file(bs) != bs->file->bs) {
+        error_setg(errp, "Cannot replace implicit 'file' child of node '%s'",
+                   bs->node_name);
+    } else if (stands_on(e->new_file, bs)) {
+        error_setg(errp,
+                   "Making '%s' a file child of '%s' would create a cycle",
+                   name, bs->node_name);
+    } else if (bdrv_reopen_check_contents(bs, "child 'file'", errp) == 0) {
+        e->r.file = e->new_file;
+        e->old_file = bs->file->bs;
+        return true;
+    }
+    return false;
+}
+
+/* The same child goes on; one that is inline, with what its parent has now. */
+static bool keep_file(GPtrArray *entries, Entry *e, JsonObject *given,
+                      GError **errp)
+{
+    BlockDriverState *child = visible_file(e->r.bs);
+    g_autoptr(JsonObject) options = NULL;
+
+    if (child->made_by != e->r.bs || find_entry(entries, child)) {
+        return true;
+    }
+    if (!given) {
+        given = child->given_options;
+    }
+    options = node_child_options(e->r.options, given);
+    return add_entry(entries, child, options, given, errp);
+}
+
+/* An inline child may be told by its options as well; no name is its old one. */
+static bool is_the_inline_child(Entry *e, JsonObject *given)
+{
+    const char *name = schema_get_str(given, "node-name", NULL);
+    BlockDriverState *child = visible_file(e->r.bs);
+
+    return child->made_by == e->r.bs &&
+           (!name || !strcmp(name, child->node_name));
+}
+
+static bool add_file(GPtrArray *entries, Entry *e, GError **errp)
+{
+    JsonNode *node = json_object_get_member(e->r.options, "file");
+    BdrvChild *c = e->r.bs->file;
+
+    if (!c) {
+        return true;
+    }
+    e->r.file = c->bs;
+    if (JSON_NODE_HOLDS_OBJECT(node)) {
+        JsonObject *given = json_node_get_object(node);
+
+        if (!is_the_inline_child(e, given)) {
+            error_setg(errp, "Cannot change the option 'file.driver'");
+            return false;
+        }
+        return keep_file(entries, e, given, errp);
+    }
+    if (strcmp(json_node_get_string(node), visible_file(e->r.bs)->node_name)) {
+        return set_new_file(e, json_node_get_string(node), errp);
+    }
+    return keep_file(entries, e, NULL, errp);
+}
+
+static bool gather(GPtrArray *entries, JsonArray *options, GError **errp)
+{
+    guint i;
+
+    for (i = 0; i < json_array_get_length(options); i++) {
+        if (!add_named(entries, json_array_get_object_element(options, i),
+                       errp)) {
+            return false;
+        }
+    }
+    for (i = 0; i < entries->len; i++) {
+        if (!add_file(entries, entries->pdata[i], errp)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* ---- the transaction ---------------------------------------------------- */
+
+/* What was written while it could be written is to be on the disk. */
+static bool flush(Entry *e, GError **errp)
+{
+    int ret;
+
+    if (e->old.read_only || !e->r.common.read_only) {
+        return true;
+    }
+    ret = bdrv_flush(e->r.bs);
+    if (ret < 0) {
+        error_setg_errno(errp, -ret, "Could not flush node '%s'",
+                         e->r.bs->node_name);
+    }
+    return ret == 0;
+}
+
+static bool drain(GPtrArray *entries, GError **errp)
+{
+    int64_t deadline_us = g_get_monotonic_time() + bdrv_reopen_drain_us;
+    guint i;
+
+    for (i = 0; i < entries->len; i++) {
+        Entry *e = entries->pdata[i];
+
+        if (!bdrv_try_drained_begin(e->r.bs, deadline_us)) {
+            error_setg(errp, "Node '%s' is busy: a request does not end",
+                       e->r.bs->node_name);
+            return false;
+        }
+        e->drained = true;
+    }
+    return true;
+}
+
+static bool prepare(GPtrArray *entries, GError **errp)
+{
+    guint i;
+
+    for (i = 0; i < entries->len; i++) {
+        Entry *e = entries->pdata[i];
+        const BlockDriver *drv = e->r.bs->drv;
+
+        if (!flush(e, errp) ||
+            (drv->reopen_prepare && drv->reopen_prepare(&e->r, errp) < 0)) {
+            return false;
+        }
+        e->prepared = true;
+    }
+    return true;
+}
+
+void bdrv_change_begin(void)
+{
+    g_assert(bdrv_graph_locked());
+    graph_short_wrlock();
+}
+
+void bdrv_change_end(void)
+{
+    graph_short_wrunlock();
+}
+
+static void set_options(BlockDriverState *bs, const NodeOptions *o)
+{
+    bdrv_change_begin();
+    node_set_options(bs, o);
+    bdrv_change_end();
+}
+
+/* As it is to be, so that permissions can be asked for */
+static bool change(GPtrArray *entries, GraphTran *tran, GError **errp)
+{
+    g_autoptr(GPtrArray) nodes = g_ptr_array_new();
+    guint i;
+
+    for (i = 0; i < entries->len; i++) {
+        Entry *e = entries->pdata[i];
+
+        set_options(e->r.bs, &e->r.common);
+        e->r.bs->reopening = e->set = true;
+        g_ptr_array_add(nodes, e->r.bs);
+        if (e->new_file) {
+            g_ptr_array_add(nodes, e->r.bs->file->bs);
+            /* One entry may have put it below what another puts it on. */
+            if (stands_on(e->new_file, e->r.bs)) {
+                error_setg(errp,
+                           "Making '%s' a file child of '%s' would create a "
+                           "cycle",
+                           e->new_file->node_name, e->r.bs->node_name);
+                return false;
+            }
+            graph_tran_move(tran, e->r.bs->file, e->new_file);
+        }
+    }
+    return graph_tran_check(tran, nodes, errp);
+}
+
+static void replace_object(JsonObject **old, JsonObject **new)
+{
+    JsonObject *tmp = *old;
+
+    *old = *new;
+    *new = tmp;
+}
+
+static void commit(GPtrArray *entries)
+{
+    guint i;
+
+    for (i = 0; i < entries->len; i++) {
+        Entry *e = entries->pdata[i];
+        BlockDriverState *bs = e->r.bs;
+
+        if (bs->drv->reopen_commit) {
+            bs->drv->reopen_commit(&e->r);
+        }
+        bdrv_change_begin();
+        bdrv_need_range_lock(bs);
+        replace_object(&bs->options, &e->r.options);
+        bdrv_change_end();
+        if (e->new_file && e->old_file->made_by == bs) {
+            e->old_file->made_by = NULL;
+        }
+        if (e->given_options) {
+            replace_object(&bs->given_options, &e->given_options);
+        }
+    }
+}
+
+static void undo(GPtrArray *entries)
+{
+    guint i;
+
+    for (i = entries->len; i-- > 0;) {
+        Entry *e = entries->pdata[i];
+
+        if (e->set) {
+            set_options(e->r.bs, &e->old);
+        }
+        if (e->prepared && e->r.bs->drv->reopen_abort) {
+            e->r.bs->drv->reopen_abort(&e->r);
+        }
+    }
+}
+
+static bool reopen_drained(GPtrArray *entries, GError **errp)
+{
+    GraphTran *tran;
+    bool ok;
+    guint i;
+
+    if (!prepare(entries, errp)) {
+        undo(entries);
+        return false;
+    }
+    tran = graph_tran_new();
+    ok = change(entries, tran, errp);
+    if (ok) {
+        commit(entries);
+    }
+    graph_tran_finish(tran, ok);
+    if (!ok) {
+        undo(entries);
+    }
+    for (i = 0; i < entries->len; i++) {
+        ((Entry *)entries->pdata[i])->r.bs->reopening = false;
+    }
+    return ok;
+}
+
+bool bdrv_reopen(JsonArray *options, GError **errp)
+{
+    g_autoptr(GPtrArray) entries = g_ptr_array_new_with_free_func(entry_free);
+    bool ok;
+    guint i;
+
+    g_assert(bdrv_graph_locked());
+    ok = gather(entries, options, errp) && drain(entries, errp) &&
+         reopen_drained(entries, errp);
+    for (i = entries->len; i-- > 0;) {
+        Entry *e = entries->pdata[i];
+
+        if (e->drained) {
+            bdrv_drained_end(e->r.bs);
+        }
+    }
+    return ok;
+}
