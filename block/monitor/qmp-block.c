@@ -69,6 +69,32 @@ static JsonNode *qmp_blockdev_del(JsonObject *args, GError **errp)
     return NULL;
 }
 
+/* ---- blockdev-reopen ---------------------------------------------------- */
+
+static const SchemaType reopen_list_type = {
+    .kind = SCHEMA_ARRAY,
+    .element = &blockdev_options_type,
+};
+
+static const SchemaType blockdev_reopen_type = {
+    .name = "q_obj_blockdev-reopen-arg",
+    .kind = SCHEMA_OBJECT,
+    .members =
+        (const SchemaMember[]){
+            { "options", &reopen_list_type,
+              .doc = "For each node, by its \"node-name\", all its options as "
+                     "they are to be. What is left out goes back to its "
+                     "default." },
+            { NULL },
+        },
+};
+
+static JsonNode *qmp_blockdev_reopen(JsonObject *args, GError **errp)
+{
+    bdrv_reopen(json_object_get_array_member(args, "options"), errp);
+    return NULL;
+}
+
 /* ---- block_resize ------------------------------------------------------- */
 
 static const SchemaType block_resize_type = {
@@ -260,6 +286,31 @@ const QmpCommand qmp_block_commands[] = {
         .errors = "There is no such node; it was not made by blockdev-add; "
                   "somebody uses it.",
         .handler = qmp_blockdev_del,
+    },
+    {
+        .name = "blockdev-reopen",
+        .thread = QMP_MANAGEMENT,
+        .args = &blockdev_reopen_type,
+        .doc =
+            "Change options of block nodes that are in use: all of them, or if "
+            "anything is refused, none. Of all nodes \"read-only\", "
+            "\"auto-read-only\", \"cache\", \"discard\" and "
+            "\"detect-zeroes\" may change; of drivers \"file\" and "
+            "\"host_device\" \"status-cache\", \"status-cache-size\", "
+            "\"status-cache-learn-reads\" and \"status-probe\"; of \"raw\" "
+            "\"offset\", \"size\" and \"file\"; of \"throttle\" "
+            "\"throttle-group\" and \"file\". A node that was made inline "
+            "is reopened with the one that made it, and takes over what was "
+            "not given for itself.",
+        .example = "{\"options\": [{\"driver\": \"file\","
+                   " \"node-name\": \"disk0\", \"filename\":"
+                   " \"disk.img\", \"cache\": {\"direct\": true}}]}",
+        .errors = "There is no such node, or it is mentioned twice; an option "
+                  "that cannot change would; a node that somebody writes to "
+                  "would be read-only; the file cannot be opened that way, or "
+                  "somebody else has it; a job relies on contents that would "
+                  "change; a request does not end within 10 seconds.",
+        .handler = qmp_blockdev_reopen,
     },
     {
         .name = "block_resize",
