@@ -116,8 +116,12 @@ static bool target_done(MirrorJob *s, int64_t offset, int64_t bytes, int ret)
 
     if (ret < 0) {
         MirrorOp op = { .offset = offset, .bytes = bytes };
+        int64_t pick_us = s->pick_us;
 
         mirror_op_failed(s, &op, false, ret);
+        /* Guests fail as often as they like, which must not keep the workers
+         * from what there is to copy. */
+        s->pick_us = pick_us;
         job_kick(s->job);
         cond_broadcast(&s->quiet);
         cond_signal(&s->picker);

@@ -26,15 +26,21 @@ static void find_job(void *opaque)
     bdrv_unref(filter);
 }
 
-static void start_active(void)
+static void start_with_policy(JobErrorPolicy policy)
 {
     Start start = defaults();
 
     start.options.write_blocking = true;
+    start.options.on_target_error = policy;
     src = mem_disk_of(source);
     dst = mem_disk_of(target);
     start_with(&start);
     on_management(find_job, NULL);
+}
+
+static void start_active(void)
+{
+    start_with_policy(JOB_ON_ERROR_REPORT);
 }
 
 /* Ready, and nobody has seen a byte that is not the same on both since. */
@@ -537,6 +543,81 @@ START_TEST(test_target_errors)
 }
 END_TEST
 
+static bool has_failed(void)
+{
+    MUTEX_GUARD(&job->lock);
+    return mirror_has_failed(job);
+}
+
+/* A job that stops for it: writes go on to both disks, and mend what failed if
+ * they cover it. The rest is copied when the job goes on. */
+START_TEST(test_stop)
+{
+    make_filled(MiB);
+    start_with_policy(JOB_ON_ERROR_STOP);
+    wait_event("m:READY");
+    mem_disk_fail(dst, MEM_WRITE, 0, ENOSPC);
+    pwrite_ok(GRANULE - 10, GRANULE + 20, 5);
+    wait_event("m:standby");
+    ck_assert_int_eq(dirty_bytes(), 3 * GRANULE);
+    pwrite_ok(5 * GRANULE, 10, 6);
+    ck_assert_int_eq(mem_disk_data(dst)[5 * GRANULE], 6);
+    pwrite_ok(0, 2 * GRANULE, 7);
+    ck_assert_int_eq(dirty_bytes(), GRANULE);
+    ck_assert(has_failed());
+    verb_ok(job_verb_resume(JOB_FAMILY_ALL, "m", errp));
+    soft_cancel();
+    wait_event("m:null");
+    assert_mirrored();
+    unmake();
+}
+END_TEST
+
+/* All is mended by guests: nothing is left that keeps the job from its end. */
+START_TEST(test_mended)
+{
+    make_filled(MiB + 10);
+    start_with_policy(JOB_ON_ERROR_STOP);
+    wait_event("m:READY");
+    mem_disk_fail(dst, MEM_WRITE, 0, EIO);
+    pwrite_ok(MiB - 10, 20, 5);
+    wait_event("m:standby");
+    ck_assert(has_failed());
+    ck_assert_int_eq(blk_pwrite_zeroes(guest, 0, MiB + 10, 0), 0);
+    ck_assert_int_eq(dirty_bytes(), 0);
+    ck_assert(!has_failed());
+    assert_mirrored();
+    verb_ok(job_verb_resume(JOB_FAMILY_ALL, "m", errp));
+    finish_and_compare();
+    unmake();
+}
+END_TEST
+
+/* What guests fail to write the workers try at once, however long they would
+ * wait after an error of their own. */
+START_TEST(test_ignore)
+{
+    int64_t error_wait = mirror_limits.error_wait;
+    int i;
+
+    mirror_limits.error_wait = INT64_C(3600) * G_USEC_PER_SEC;
+    make_filled(MiB);
+    start_with_policy(JOB_ON_ERROR_IGNORE);
+    wait_event("m:READY");
+    for (i = 0; i < 5; i++) {
+        mem_disk_fail(dst, i % 2 ? MEM_ZERO : MEM_WRITE, 0, EIO);
+        if (i % 2) {
+            ck_assert_int_eq(blk_pwrite_zeroes(guest, 100, 70000, 0), 0);
+        } else {
+            pwrite_ok(100, 70000, i);
+        }
+    }
+    finish_and_compare();
+    mirror_limits.error_wait = error_wait;
+    unmake();
+}
+END_TEST
+
 /* The source fails: who knows what it did. The guest is told, and whatever is
  * there now is copied. */
 START_TEST(test_source_errors)
@@ -631,6 +712,9 @@ static Suite *suite(void)
     tcase_add_test(t, test_dirty);
     tcase_add_test(t, test_beside);
     tcase_add_test(t, test_target_errors);
+    tcase_add_test(t, test_stop);
+    tcase_add_test(t, test_mended);
+    tcase_add_test(t, test_ignore);
     tcase_add_test(t, test_source_errors);
     tcase_add_test(t, test_cancelled);
     tcase_add_test(t, test_discards);
