@@ -456,7 +456,6 @@ START_TEST(test_writer_comes_by_reopen)
     g_autofree char *options = options_of("b", "'auto-read-only':true,"
                                                "'cache':{'direct':true}");
     g_autoptr(JsonNode) node = NULL;
-    g_autofree char *second = g_strconcat(path, ".second", NULL);
     BlockDriverState *a = open_node("a", "");
     BlockDriverState *b, *top;
     BlockBackend *blk;
