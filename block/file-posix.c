@@ -394,7 +394,8 @@ static JsonObject *cache_info(FileState *s)
                                   status_cache_mode_type.values[mode]);
     json_object_set_int_member(info, "granularity",
                                status_cache_granularity(s->cache));
-    json_object_set_int_member(info, "size", s->user.max_memory);
+    json_object_set_int_member(
+        info, "size", __atomic_load_n(&s->user.max_memory, __ATOMIC_RELAXED));
     json_object_set_string_member(
         info, "strategy",
         status_probe_strategy_name(status_probe_strategy(s->probe)));

@@ -416,7 +416,7 @@ StatusCache *status_disk_change(StatusDiskUser *user, StatusCacheMode want,
     disk = user->disk;
     user->want = want;
     if (want == STATUS_CACHE_OFF) {
-        user->max_memory = max_memory;
+        __atomic_store_n(&user->max_memory, max_memory, __ATOMIC_RELAXED);
     } else {
         if (cache && disk->cache) {
             status_cache_unref(cache);
@@ -429,7 +429,7 @@ StatusCache *status_disk_change(StatusDiskUser *user, StatusCacheMode want,
             status_cache_set_max_memory(disk->cache, max_memory);
             disk->max_memory = max_memory;
         }
-        user->max_memory = disk->max_memory;
+        __atomic_store_n(&user->max_memory, disk->max_memory, __ATOMIC_RELAXED);
     }
     if (cache) {
         mutex_lock(&lengths_lock);

@@ -31,7 +31,7 @@ typedef struct StatusDiskUser {
     StatusDisk *disk;    /* the registry's */
     StatusCache *cache;  /* the one it was given; the registry's */
     int64_t length;      /* of the disk, bytes; atomic: status_disk_length() */
-    uint64_t max_memory; /* out: of the cache it was given */
+    uint64_t max_memory; /* of the cache it was given, bytes; atomic */
 } StatusDiskUser;
 
 typedef struct StatusDiskOptions {

@@ -5,6 +5,7 @@ QEMU, all of them or none, with no write lost and nobody else let in."""
 
 import os
 import random
+import socket
 import threading
 import unittest
 
@@ -12,6 +13,7 @@ import disk
 import iotests
 import nbd
 from iotests import STOCK_DAEMON, KiB, MiB, QMPError, path, run
+from qmp import QMP
 
 CLIENTS = 4
 
@@ -226,6 +228,21 @@ class Load(Reopen):
             if 'Failed to get "write" lock' not in done.stderr:
                 errors.append(AssertionError(done.stdout + done.stderr))
 
+    def ask(self, stop, errors):
+        """Queries see one state or the other"""
+        try:
+            with socket.socket(socket.AF_UNIX) as sock:
+                sock.connect(path("monitor"))
+                monitor = QMP(sock)
+                while not stop.is_set():
+                    for row in monitor.cmd("query-named-block-nodes"):
+                        self.assertEqual(row["image"]["virtual-size"],
+                                         self.size)
+                    monitor.cmd("query-blockstats", {"query-nodes": True})
+                    monitor.cmd("query-block-status-cache")
+        except Exception as error:  # pylint: disable=broad-except
+            errors.append(error)
+
     def check_map(self, client):
         """No zero where there is data"""
         with open(self.image, "rb") as file:
@@ -246,9 +263,13 @@ class Load(Reopen):
         stop, errors = threading.Event(), []
         share = self.size // CLIENTS
         contents = [bytearray(share) for _ in range(CLIENTS)]
-        with self.daemon() as daemon:
+        with self.daemon("--chardev", "socket,id=q,server=on,wait=off,"
+                         f"path={path('monitor')}",
+                         "--monitor", "chardev=q") as daemon:
             threads = [threading.Thread(target=self.work, args=(
                 i, stop, contents[i], errors)) for i in range(CLIENTS)]
+            threads.append(threading.Thread(target=self.ask,
+                                            args=(stop, errors)))
             if others:
                 threads.append(threading.Thread(target=self.others_try,
                                                 args=(stop, errors)))
