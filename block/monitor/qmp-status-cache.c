@@ -230,22 +230,46 @@ static bool map_entry_extend(MapEntry *e, const MapEntry *next)
 }
 
 /*
- * The map of the disk from @offset on; *@next is where it ends. Ends early at
- * exit: the daemon waits for this thread.
+ * What lies at @offset, as far as it is all alike; flags or -errno. At the end
+ * of the disk the length is 0. Nobody keeps the disk from becoming shorter, and
+ * a question that reaches beyond the end is refused: then it is asked again.
+ */
+static int map_ask(BlockBackend *blk, int64_t offset, MapEntry *answer)
+{
+    int64_t length = blk_getlength(blk), before;
+    int ret;
+
+    do {
+        before = length;
+        *answer = (MapEntry){ .start = offset };
+        if (length < 0) {
+            return length;
+        }
+        if (offset >= length) {
+            return 0;
+        }
+        ret = blk_block_status_map(blk, offset, length - offset,
+                                   BDRV_WANT_PRECISE, &answer->length,
+                                   &answer->map);
+        length = blk_getlength(blk);
+    } while (ret < 0 && length != before);
+    return ret;
+}
+
+/*
+ * The map of the disk from @offset on; *@next is where it ends, or -1 if there
+ * is no more. Ends early at exit: the daemon waits for this thread.
  */
 static JsonArray *map_entries(BlockBackend *blk, int64_t offset, int64_t limit,
                               int64_t *next, GError **errp)
 {
     int64_t answers = limit * MAP_ANSWERS_PER_ENTRY;
-    int64_t length = blk_getlength(blk);
     JsonArray *entries = json_array_new();
-    MapEntry entry = { .start = offset };
+    MapEntry entry = { .start = offset }, answer;
 
-    while (offset < length && answers-- > 0 && !daemon_quit_requested()) {
-        MapEntry answer = { .start = offset };
-        int ret = blk_block_status_map(blk, offset, length - offset,
-                                       BDRV_WANT_PRECISE, &answer.length,
-                                       &answer.map);
+    *next = -1;
+    for (;;) {
+        int ret = map_ask(blk, offset, &answer);
 
         if (ret < 0) {
             error_setg_errno(errp, -ret,
@@ -265,17 +289,21 @@ static JsonArray *map_entries(BlockBackend *blk, int64_t offset, int64_t limit,
                                               map_entry_to_json(&entry));
                 entry.length = 0;
                 if (--limit == 0) {
+                    *next = offset;
                     break;
                 }
             }
             entry = answer;
         }
         offset += answer.length;
+        if (--answers == 0 || daemon_quit_requested()) {
+            *next = offset;
+            break;
+        }
     }
     if (entry.length > 0) {
         json_array_add_object_element(entries, map_entry_to_json(&entry));
     }
-    *next = offset;
     return entries;
 }
 
@@ -310,7 +338,7 @@ static JsonNode *qmp_x_query_block_map(JsonObject *args, GError **errp)
 {
     int64_t offset = schema_get_int(args, "offset", 0);
     int64_t limit = schema_get_int(args, "limit", MAP_DEFAULT_LIMIT);
-    int64_t length, next = 0;
+    int64_t length, next = -1;
     JsonArray *entries = NULL;
     JsonObject *map;
     BlockBackend *blk;
@@ -341,7 +369,7 @@ static JsonNode *qmp_x_query_block_map(JsonObject *args, GError **errp)
     }
     map = json_object_new();
     json_object_set_array_member(map, "entries", entries);
-    if (next < length) {
+    if (next >= 0) {
         json_object_set_int_member(map, "next-offset", next);
     }
     return qmp_node_from_object(map);

@@ -269,6 +269,35 @@ class DisksChangeTheirSize(unittest.TestCase):
         with self.daemon.client() as client:
             self.check_map(client)
 
+    def test_map(self):
+        """Who asks for the map sees the disk end here or there"""
+        ends = SIZE - 64 * KiB, SIZE
+        self.daemon.stop()
+        disk.alternating(self.image, SIZE)
+        self.daemon = disk.DiskDaemon(
+            self.image, self.options,
+            extra=iotests.second_monitor(path("second")))
+        second = iotests.connect_monitor(path("second"))
+        stop = threading.Event()
+
+        def resize():
+            while not stop.is_set():
+                for end in ends:
+                    second.cmd("block_resize", node_name="disk", size=end)
+                    second.events.clear()
+
+        thread = threading.Thread(target=resize)
+        thread.start()
+        try:
+            for _ in range(300):
+                self.daemon.cmd("block-status-cache-flush", node_name="disk")
+                last = self.daemon.map()[-1]
+                self.assertIn(last["start"] + last["length"], ends)
+        finally:
+            stop.set()
+            thread.join()
+            second.close()
+
     def test_chain(self):
         """Through throttle and raw, with the file below exported, too"""
         self.daemon.cmd("blockdev-add", {"driver": "raw", "node-name": "raw",

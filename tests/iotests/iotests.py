@@ -344,6 +344,19 @@ class Daemon:
                       [f"{calls}:delay_enter={3600 * 10**6}"], filenames)
 
 
+def second_monitor(filename):
+    """Command line words for one more monitor, on a socket of that name"""
+    return ("--chardev", f"socket,id=second,path={filename},server=on,wait=off",
+            "--monitor", "second")
+
+
+def connect_monitor(filename):
+    """QMP with the monitor that listens there"""
+    sock = socket.socket(socket.AF_UNIX)
+    sock.connect(filename)
+    return QMP(sock, TIMEOUT)
+
+
 class Strace:
     """Trace system calls of a running process until the end of a `with`
 
