@@ -54,7 +54,7 @@ static ssize_t read_all(int fd, uint8_t *buf, size_t size)
 static bool read_file(Secret *s, const char *file, GError **errp)
 {
     size_t capacity = SECRET_MAX + 1;
-    g_autofree uint8_t *buf = NULL;
+    uint8_t *buf;
     ssize_t n;
     int fd;
 
@@ -74,7 +74,7 @@ static bool read_file(Secret *s, const char *file, GError **errp)
         s->bytes = g_memdup2(buf, n);
         s->size = n;
     }
-    explicit_bzero(buf, capacity);
+    wipe_free(buf, capacity);
     return n >= 0 && n <= SECRET_MAX;
 }
 

@@ -510,7 +510,9 @@ START_TEST(test_start_errors)
     } cases[] = {
         { "{}", "Parameter 'addr' is missing" },
         { "{'addr': {'type': 'fd', 'str': '7'}}",
-          "Parameter 'addr.type' does not accept value 'fd'" },
+          "File descriptor named '7' has not been found: neither passed by "
+          "getfd, nor by a service manager, nor open when the daemon was "
+          "started" },
         { "{'addr': {'type': 'unix'}}", "Parameter 'addr.path' is missing" },
         { "{'addr': {'type': 'unix', 'path': 'x'}, 'tls-creds': 'x'}",
           "Parameter 'tls-creds' is unexpected" },
