@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Requests that wait for each other, and what is beside.
+
+The file, name, what is taken out, the text to find, the text to put there
+"""
+from sources import (
+    REOPEN, PERMISSIONS, IO, IOV, WAIT, BACKEND, GROUP, STATE, OBJECT,
+    SECRET)
+
+BREAKS = [
+    (REOPEN, 'reopen-unchanged', 'what a node is does not change',
+     '!is_as_before(r, l->data)', '0'),
+    (REOPEN, 'reopen-default', 'nor does it by being left out',
+     '!schema_has(r->options, l->data))', '0)'),
+    (REOPEN, 'reopen-contents', 'a job relies on contents',
+     '    if (!job) {', '    if (1) {'),
+    (REOPEN, 'reopen-cycle', 'two changes make no cycle, either',
+     'if (stands_on(e->new_file, e->r.bs))', 'if (0)'),
+    (REOPEN, 'reopen-flush', 'what becomes read-only was flushed',
+     'ret = bdrv_flush(e->r.bs);', 'ret = 0;'),
+    (REOPEN, 'reopen-undone', 'what fails leaves options as they were',
+     '''        if (e->set) {
+            set_options''', '''        if (0) {
+            set_options'''),
+    (REOPEN, 'reopen-aborted', 'what was prepared is undone',
+     'if (e->prepared && ', 'if (0 && e->prepared && '),
+    (REOPEN, 'reopen-inline', 'an inline child follows its parent',
+     'if (child->made_by != e->r.bs || find', 'if (child || find'),
+    (PERMISSIONS, 'reopen-asked', 'permissions are asked for anew',
+     '''        bs->reopening) {
+        if (!ask''', '''        0) {
+        if (!ask'''),
+    (IO, 'detect-data', 'only zeroes are detected',
+     '!iov_is_zero(iov, niov)', '0'),
+    (IO, 'detect-grow', 'detected zeroes do not end before what is written',
+     'offset + bytes > bdrv_driver_getlength(bs)', '0'),
+    (IO, 'detect-unmap', 'detected zeroes leave holes only where they may',
+     'if (bs->detect_zeroes == BDRV_DETECT_ZEROES_UNMAP)', 'if (1)'),
+    (IOV, 'zero-end', 'zeroes are zeroes up to the end',
+     'any_bits(p) || any_bits(end - ZERO_STEP)', 'any_bits(p)'),
+    (WAIT, 'hurry-now', 'who waits for a turn learns that others wait',
+     '''    g_atomic_int_set(&cancel->hurry, 1);
+    tell_waiters(cancel);''', '''    g_atomic_int_set(&cancel->hurry, 1);'''),
+    (WAIT, 'hurry-turn', 'only who waits for a turn hurries',
+     'return for_turn && g_atomic', 'return g_atomic'),
+    (WAIT, 'hurry-told', 'who was told once can be told more',
+     'while (w && w->told >= news)', 'while (w && w->told > 0)'),
+    (BACKEND, 'drain-hurry', 'nobody who drains waits for throttled requests',
+     'bdrv_hurry_begin(blk->cancel);', ''),
+    (BACKEND, 'drain-throttle', 'after a drain requests are throttled again',
+     'bdrv_hurry_end(blk->cancel);', ''),
+    (GROUP, 'turns', 'members of a group take turns',
+     'for (i = 1; i <= members->len; i++)', 'for (i = 0; i < members->len; i++)'),
+    (GROUP, 'turns-order', 'requests of a member go in order',
+     '''    while (*p) {
+        p = &(*p)->next;
+    }
+    *p = w;''', '''    w->next = *p;
+    *p = w;'''),
+    (GROUP, 'turns-lost', 'a turn that is given up is the next one\'s',
+     '''    if (head) {
+        cond_broadcast''', '''    if (0) {
+        cond_broadcast'''),
+    (GROUP, 'counted', 'what was given up does not count',
+     '''    if (ret == 0) {
+        throttle_state_account''', '''    {
+        throttle_state_account'''),
+    (GROUP, 'limits-at-once', 'new limits count for those that wait, too',
+     '''        if (group->head[i]) {''', '''        if (0) {'''),
+    (STATE, 'burst-spread', 'a long burst does not come all at once',
+     'if (l->length > 1)', 'if (0)'),
+    (STATE, 'burst-length', 'a burst may last',
+     '(double)l->max * l->length', '(double)l->max'),
+    (STATE, 'never-early', 'no request is early, not even by less than a ns',
+     ' + (wait_ns < wait * NS_PER_SECOND)', ''),
+    (STATE, 'directions', 'limits for reads do not count for writes',
+     'return !is_write;', 'return true;'),
+    (OBJECT, 'object-in-use', 'what somebody uses is not deleted',
+     'if (!o || o->users > 0)', 'if (!o)'),
+    (SECRET, 'secret-wiped', 'secrets are overwritten before they are freed',
+     '        explicit_bzero(bytes, size);\n', ''),
+    (SECRET, 'secret-read', 'so is what they were read into',
+     'wipe_free(buf, capacity);', 'g_free(buf);'),
+]

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Source files that have rules, and the unit tests that have to notice when one of
+theirs is broken, those that take longest last"""
+
+CACHE = 'block/status-cache.c'
+CACHE_INT = 'block/status-cache-int.h'
+CACHE_MAP = 'block/status-cache-map.c'
+CACHE_OP = 'block/status-cache-op.c'
+CACHE_PROBE = 'block/status-cache-probe.c'
+CACHE_READ = 'block/status-cache-read.c'
+PROBE = 'block/status-probe.c'
+FIEMAP = 'block/status-probe-fiemap.c'
+LOOK = 'block/status-probe-look.c'
+SEEK = 'block/status-probe-seek.c'
+QUERY = 'block/status-query.c'
+LOCK = 'block/image-lock.c'
+READ = 'block/status-read.c'
+REGISTRY = 'block/status-registry.c'
+FILE = 'block/file-posix.c'
+RW = 'block/file-rw.c'
+ZERO = 'block/file-zero.c'
+DEVICE = 'block/host-device.c'
+RESIZE = 'block/file-resize.c'
+AGAIN = 'block/file-reopen.c'
+REOPEN = 'block/reopen.c'
+PERMISSIONS = 'block/permissions.c'
+KIN = 'block/disk-kin.c'
+JOB = 'block/job.c'
+JOB_ERROR = 'block/job-error.c'
+JOB_VERBS = 'block/job-verbs.c'
+MIRROR = 'block/mirror.c'
+COPY = 'block/mirror-copy.c'
+PICK = 'block/mirror-pick.c'
+MIRROR_ERROR = 'block/mirror-error.c'
+IO = 'block/io.c'
+IOV = 'util/iov.c'
+WAIT = 'block/wait.c'
+BACKEND = 'block/block-backend.c'
+GROUP = 'block/throttle-group.c'
+STATE = 'block/throttle-state.c'
+OBJECT = 'util/object.c'
+SECRET = 'util/secret.c'
+ACTIVE = 'block/mirror-active.c'
+
+CACHE_TESTS = ('status-cache', 'status-read', 'status-model')
+PROBE_TESTS = ('status-probe', 'status-query', 'probe-cost')
+
+TESTS = {
+    CACHE: CACHE_TESTS,
+    CACHE_INT: CACHE_TESTS,
+    CACHE_MAP: CACHE_TESTS,
+    CACHE_OP: CACHE_TESTS,
+    CACHE_PROBE: CACHE_TESTS,
+    CACHE_READ: CACHE_TESTS,
+    PROBE: PROBE_TESTS,
+    FIEMAP: PROBE_TESTS,
+    LOOK: PROBE_TESTS,
+    SEEK: PROBE_TESTS,
+    QUERY: PROBE_TESTS,
+    LOCK: ('image-lock', 'file-share', 'file-reopen'),
+    READ: ('read-around',),
+    REGISTRY: ('status-registry', 'file-share', 'file-reopen', 'host-device',
+               'file-resize'),
+    FILE: ('file-faults', 'file-share', 'host-device', 'file-posix'),
+    RW: ('file-faults', 'file-share', 'host-device', 'file-posix',
+         'file-resize'),
+    RESIZE: ('file-posix', 'file-resize'),
+    AGAIN: ('file-reopen', 'file-share'),
+    REOPEN: ('reopen', 'file-reopen'),
+    PERMISSIONS: ('reopen', 'file-reopen'),
+    ZERO: ('file-faults', 'file-share', 'file-posix', 'file-resize'),
+    DEVICE: ('host-device',),
+    KIN: ('status-registry', 'disk-kin', 'host-device'),
+    JOB: ('job', 'job-error'),
+    JOB_ERROR: ('job-error',),
+    JOB_VERBS: ('job-error', 'job'),
+    MIRROR: ('mirror-options', 'mirror-active', 'mirror-error', 'mirror'),
+    COPY: ('mirror-options', 'mirror', 'mirror-error'),
+    PICK: ('mirror', 'mirror-active', 'mirror-error'),
+    ACTIVE: ('mirror-active',),
+    MIRROR_ERROR: ('mirror-error',),
+    IO: ('block-io',),
+    IOV: ('iov',),
+    WAIT: ('wait',),
+    BACKEND: ('throttle',),
+    GROUP: ('throttle',),
+    STATE: ('throttle-state',),
+    OBJECT: ('object',),
+    SECRET: ('secret',),
+}
