@@ -64,13 +64,14 @@ static Fdset *find(int64_t id, guint *index)
 /* lock held */
 static int64_t lowest_free(void)
 {
-    int64_t id = 0;
-    guint index;
+    guint i;
 
-    while (find(id, &index)) {
-        id++;
+    for (i = 0; sets && i < sets->len; i++) {
+        if (((Fdset *)sets->pdata[i])->id != i) {
+            break;
+        }
     }
-    return id;
+    return i;
 }
 
 /* lock held */
