@@ -5,8 +5,9 @@
  * 1. What is asked for is looked at: which nodes, and that only such options
  *    change as can be. Nodes that were made inline by a node that is reopened are
  *    reopened with it: they go on taking from it what was not given for them.
- * 2. All these nodes are drained, and so are those above them. Guests wait, but a
- *    request that hangs does not hold up management for good.
+ * 2. All these nodes are drained, and so are those above them; targets of jobs
+ *    last. Guests wait, but a request that hangs does not hold up management for
+ *    good.
  * 3. The drivers prepare: what can fail is done, in addition to what is there.
  * 4. The common options are set, edges are moved, and the permissions of all are
  *    asked for, as things are to be.
@@ -315,14 +316,34 @@ static bool flush(Entry *e, GError **errp)
     return ret == 0;
 }
 
-static bool drain(GPtrArray *entries, GError **errp)
+/* Does a job write to @bs, or to what stands on it? */
+static bool is_written_by_job(const BlockDriverState *bs)
 {
-    int64_t deadline_us = g_get_monotonic_time() + bdrv_reopen_drain_us;
+    guint i;
+
+    for (i = 0; i < bs->parents->len; i++) {
+        const BdrvChild *c = bs->parents->pdata[i];
+
+        if (c->parent ? is_written_by_job(c->parent)
+                      : blk_is_job(c->blk) && (c->perm & BLK_PERM_WRITE)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Those that jobs write to, or the others */
+static bool drain_some(GPtrArray *entries, bool written_by_job,
+                       int64_t deadline_us, GError **errp)
+{
     guint i;
 
     for (i = 0; i < entries->len; i++) {
         Entry *e = entries->pdata[i];
 
+        if (is_written_by_job(e->r.bs) != written_by_job) {
+            continue;
+        }
         if (!bdrv_try_drained_begin(e->r.bs, deadline_us)) {
             error_setg(errp, "Node '%s' is busy: a request does not end",
                        e->r.bs->node_name);
@@ -331,6 +352,19 @@ static bool drain(GPtrArray *entries, GError **errp)
         e->drained = true;
     }
     return true;
+}
+
+/*
+ * What jobs write to comes last. Where a mirror copies before guests are told
+ * that they have written, their requests are in both disks, in the target within
+ * the source: with the target's gate closed none would leave the source.
+ */
+static bool drain(GPtrArray *entries, GError **errp)
+{
+    int64_t deadline_us = g_get_monotonic_time() + bdrv_reopen_drain_us;
+
+    return drain_some(entries, false, deadline_us, errp) &&
+           drain_some(entries, true, deadline_us, errp);
 }
 
 static bool prepare(GPtrArray *entries, GError **errp)

@@ -258,6 +258,41 @@ class Load(Reopen):
     def test_all_modes(self):
         self.load(("on", "on", "data-only", "off"), False)
 
+    def test_both_disks_of_a_mirror(self):
+        """In whatever order they are told: clients that write to both disks
+        wait for the second one within the first"""
+        stop, errors = threading.Event(), []
+        share = self.size // CLIENTS
+        contents = [bytearray(share) for _ in range(CLIENTS)]
+        copy = {"driver": "file", "node-name": "copy",
+                "filename": disk.sparse(path("copy"), self.size)}
+        with self.daemon() as daemon:
+            daemon.cmd("blockdev-add", copy)
+            daemon.cmd("blockdev-mirror", {
+                "job-id": "job", "device": "r", "target": "copy",
+                "sync": "full", "copy-mode": "write-blocking"})
+            daemon.qmp.wait_event("BLOCK_JOB_READY")
+            threads = [threading.Thread(target=self.work, args=(
+                i, stop, contents[i], errors)) for i in range(CLIENTS)]
+            for thread in threads:
+                thread.start()
+            try:
+                for number in range(40):
+                    zeroes = {"detect-zeroes": ("on", "off")[number % 2]}
+                    self.reopen(daemon, {**copy, **zeroes},
+                                {**self.file(), **zeroes})
+                    self.reopen(daemon, {**self.file(), **zeroes},
+                                {**copy, **zeroes})
+            finally:
+                stop.set()
+                for thread in threads:
+                    thread.join()
+            self.assertEqual(errors, [])
+            daemon.cmd("block-job-cancel", device="job")
+            daemon.qmp.wait_job("job", "null")
+            self.assertTrue(iotests.identical(self.image, path("copy")))
+        os.unlink(path("copy"))
+
     def load(self, modes, others):
         rng = random.Random(1)
         stop, errors = threading.Event(), []
