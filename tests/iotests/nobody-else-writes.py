@@ -50,7 +50,8 @@ class OnAFile(unittest.TestCase):
         return f"nbd+unix:///file0?socket={path('ours')}"
 
     def end_export(self, daemon):
-        daemon.cmd("block-export-del", id="e0")
+        # The daemon may not have noticed yet that its clients have gone.
+        daemon.cmd("block-export-del", id="e0", mode="hard")
         daemon.qmp.wait_event("BLOCK_EXPORT_DELETED", id="e0")
 
     def daemon(self, options="", **more):
