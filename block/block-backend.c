@@ -43,6 +43,7 @@ typedef struct Request {
     BlockBackend *blk;
     BlockDriverState *bs;
     BdrvCancel *outer_cancel;
+    BdrvCancel *outer_within; /* what is around that */
 } Request;
 
 static __thread BdrvCancel *request_cancel;
@@ -416,6 +417,7 @@ static int request_begin(Request *req, BlockBackend *blk, int64_t offset,
         gate_leave(blk);
         return length < 0 ? length : -EIO;
     }
+    req->outer_within = bdrv_wait_within(request_cancel);
     request_cancel = blk->cancel;
     return 0;
 }
@@ -423,6 +425,7 @@ static int request_begin(Request *req, BlockBackend *blk, int64_t offset,
 static void request_end(Request *req)
 {
     request_cancel = req->outer_cancel;
+    bdrv_wait_within(req->outer_within);
     gate_leave(req->blk);
 }
 

@@ -33,6 +33,9 @@ struct BdrvCancel {
     Waiter *waiters; /* lock, and what is in them */
 };
 
+/* That of the request around the one that this thread is in, or NULL */
+static __thread BdrvCancel *outer_cancel;
+
 BdrvCancel *bdrv_cancel_new(void)
 {
     BdrvCancel *cancel = g_new0(BdrvCancel, 1);
@@ -175,10 +178,19 @@ static void waiter_leave(BdrvCancel *cancel, Waiter *w)
     }
 }
 
+BdrvCancel *bdrv_wait_within(BdrvCancel *outer)
+{
+    BdrvCancel *before = outer_cancel;
+
+    outer_cancel = outer;
+    return before;
+}
+
 static int wait_for(Cond *cond, Mutex *mutex, int64_t deadline_us,
                     BdrvCancel *cancel, bool for_turn)
 {
-    Waiter w = { .cond = cond, .mutex = mutex };
+    Waiter w = { .cond = cond, .mutex = mutex }, within = w;
+    BdrvCancel *outer = for_turn ? outer_cancel : NULL;
     bool in_time;
     int ret;
 
@@ -189,9 +201,19 @@ static int wait_for(Cond *cond, Mutex *mutex, int64_t deadline_us,
     if (ret < 0) {
         return ret;
     }
+    if (outer && waiter_enter(outer, &within, true) < 0) {
+        waiter_leave(cancel, &w);
+        return -EAGAIN;
+    }
     in_time = cond_wait_until(cond, mutex, deadline_us);
+    if (outer) {
+        waiter_leave(outer, &within);
+    }
     waiter_leave(cancel, &w);
     ret = verdict(cancel, for_turn);
+    if (ret == 0 && outer && verdict(outer, true) < 0) {
+        ret = -EAGAIN;
+    }
     return ret == 0 && !in_time ? -ETIMEDOUT : ret;
 }
 

@@ -38,6 +38,14 @@ int bdrv_wait(Cond *cond, Mutex *mutex, int64_t deadline_us,
 int bdrv_wait_turn(Cond *cond, Mutex *mutex, int64_t deadline_us,
                    BdrvCancel *cancel);
 /*
+ * This thread begins a request within another one, whose token is @outer
+ * (borrowed), as where a guest's write goes to two disks; or ends it, with what
+ * this returned. Who waits for the outer request, or gives it up, waits for the
+ * inner one, too: bdrv_wait_turn() does not wait then, and is -EAGAIN: the
+ * inner one does get done.
+ */
+BdrvCancel *bdrv_wait_within(BdrvCancel *outer);
+/*
  * In between, bdrv_wait_turn() with @cancel does not wait. The pair does not
  * nest. Any thread; the caller of the first holds none of the mutexes that are
  * waited with.

@@ -119,6 +119,54 @@ class Throttled(unittest.TestCase):
             daemon.cmd("job-cancel", id="m")
             daemon.qmp.wait_job("m", "null")
 
+    def park_in_target(self, daemon):
+        """A client whose writes go to an export's disk and then, within the
+        same request, to a disk that is throttled: a cookie"""
+        daemon.cmd("blockdev-add", driver="file", node_name="fast",
+                   filename=path("copy"))
+        daemon.cmd("block-export-del", id="e0")
+        daemon.qmp.wait_event("BLOCK_EXPORT_DELETED", id="e0")
+        daemon.cmd("block-export-add", type="nbd", id="e", node_name="fast",
+                   writable=True)
+        daemon.cmd("blockdev-mirror", {
+            "job-id": "m", "device": "fast", "target": "t0", "sync": "full",
+            "copy-mode": "write-blocking"})
+        daemon.qmp.wait_event("BLOCK_JOB_READY", device="m")
+        client = self.connect("fast")
+        return client, self.park(daemon, client)
+
+    def test_target_reopen(self):
+        with self.daemon() as daemon:
+            client, cookie = self.park_in_target(daemon)
+            daemon.cmd("blockdev-reopen", options=[{
+                "driver": "file", "node-name": "fast",
+                "filename": path("copy"), "detect-zeroes": "on"}])
+            client.reply(cookie)
+
+    def test_target_pivot(self):
+        with self.daemon() as daemon:
+            client, cookie = self.park_in_target(daemon)
+            daemon.cmd("job-complete", id="m")
+            daemon.qmp.wait_job("m", "null")
+            client.reply(cookie)
+        for name in "image", "copy":
+            with open(path(name), "rb") as file:
+                self.assertEqual(file.read(2 * MiB), b"a" * MiB + b"b" * MiB)
+
+    def test_target_removal(self):
+        with self.daemon() as daemon:
+            self.park_in_target(daemon)
+            daemon.cmd("block-export-del", id="e", mode="hard")
+            daemon.qmp.wait_event("BLOCK_EXPORT_DELETED", id="e")
+            # That was no error of the target.
+            (job,) = daemon.cmd("query-block-jobs")
+            self.assertEqual(job["status"], "ready")
+
+    def test_target_end(self):
+        daemon = self.daemon()
+        self.park_in_target(daemon)
+        daemon.stop()
+
     def test_removal(self):
         with self.daemon() as daemon:
             self.park(daemon, self.connect("t0"))
