@@ -144,8 +144,11 @@ bool nbd_server_start(JsonObject *options, GError **errp)
     int64_t max_connections = schema_get_int(options, "max-connections", 0);
     SocketListener *listener;
 
-    if (max_connections > G_MAXUINT32) {
-        error_setg(errp, "Parameter 'max-connections' is out of range");
+    if (max_connections > nbd_limits.connections) {
+        error_setg(errp,
+                   "Parameter 'max-connections' expects at most %u, not "
+                   "%" G_GINT64_FORMAT,
+                   nbd_limits.connections, max_connections);
         return false;
     }
     if (nbd_server_is_running()) {

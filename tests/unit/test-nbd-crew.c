@@ -520,8 +520,8 @@ START_TEST(test_start_errors)
           "Failed to bind socket to /nonexistent/x: No such file or "
           "directory" },
         { "{'addr': {'type': 'unix', 'path': 'x'},"
-          " 'max-connections': 4294967296}",
-          "Parameter 'max-connections' is out of range" },
+          " 'max-connections': 257}",
+          "Parameter 'max-connections' expects at most 256, not 257" },
     };
 
     g_autoptr(GError) running = NULL;
