@@ -80,7 +80,10 @@ class JobsAsStockRunsThem(unittest.TestCase):
         return value
 
     def step(self, daemon, step):
-        """Run a command, or wait for an event; what came of it"""
+        """Run a command, wait for an event, or a list of both; what came of
+        it"""
+        if isinstance(step, list):
+            return [self.step(daemon, one) for one in step]
         if isinstance(step, str):
             seen = []
             while True:
@@ -244,8 +247,9 @@ class JobsAsStockRunsThem(unittest.TestCase):
         def steps(daemon_path):
             options = {"driver": "file", "filename": daemon_path,
                        "size": MiB}
-            return (("blockdev-create", {"job-id": "c", "options": options}),
-                    "concluded", *QUERIES, verb("block-job-dismiss", "c"),
+            # One daemon after the other, for the file is locked meanwhile.
+            return ([("blockdev-create", {"job-id": "c", "options": options}),
+                     "concluded"], *QUERIES, verb("block-job-dismiss", "c"),
                     verb("block-job-cancel", "c"), verb("job-cancel", "c"),
                     verb("job-complete", "c"),
                     ("blockdev-create", {"job-id": "c", "options": options}),
