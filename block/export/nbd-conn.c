@@ -235,20 +235,30 @@ static void leave_crew(NbdConn *conn)
     }
 }
 
-/* After a request: does another crew need this thread more? Then it has left
- * its own. */
-bool nbd_conn_yield(NbdConn *conn)
+/* nbd_lock held: does another crew need a thread of @conn's more? */
+static bool is_wanted_elsewhere(const NbdConn *conn)
 {
-    NbdConn *other;
+    const NbdConn *other = smallest_waiting();
 
+    return other && other->threads + 1 < conn->threads;
+}
+
+bool nbd_conn_should_yield(NbdConn *conn)
+{
     if (!__atomic_load_n(&conns.n_waiting, __ATOMIC_RELAXED)) {
         return false;
     }
 
     MUTEX_GUARD(&nbd_lock);
 
-    other = smallest_waiting();
-    if (!other || other->threads + 1 >= conn->threads) {
+    return is_wanted_elsewhere(conn);
+}
+
+bool nbd_conn_yield(NbdConn *conn)
+{
+    MUTEX_GUARD(&nbd_lock);
+
+    if (!is_wanted_elsewhere(conn)) {
         return false;
     }
     leave_crew(conn);

@@ -101,6 +101,8 @@ static Turn take_turn(NbdThread *thread)
         ret = wait_for_call(thread);
         if (ret == -ETIMEDOUT) {
             mutex_unlock(&conn->lock);
+            /* Nobody waits for those who have left. */
+            nbd_buffer_free(thread);
             if (nbd_conn_leave_idle(conn)) {
                 return TURN_LEFT_CREW;
             }
@@ -237,8 +239,11 @@ static bool serve(NbdThread *thread)
             run_request(thread);
             mine = false;
         }
-        if (!mine && nbd_conn_yield(conn)) {
-            return false;
+        if (!mine && nbd_conn_should_yield(conn)) {
+            nbd_buffer_free(thread);
+            if (nbd_conn_yield(conn)) {
+                return false;
+            }
         }
     }
     if (turn == TURN_LEFT_CREW) {

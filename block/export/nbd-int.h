@@ -184,10 +184,11 @@ bool nbd_conn_wait_all(int64_t deadline_us);
 /* For a thread of the crew, which holds no lock: */
 /* The turn was given away, and there is nobody to take it. */
 void nbd_conn_want_helper(NbdConn *conn);
-/* Between requests. True: another crew needs a thread more; the caller has left
- * its own. */
+/* Between requests: does another crew need a thread more? Cheap if not. */
+bool nbd_conn_should_yield(NbdConn *conn);
+/* Then, or if there was nothing to do for a while, without a buffer, for nobody
+ * waits for those who have left. True: the caller has left its crew. */
 bool nbd_conn_yield(NbdConn *conn);
-/* There was nothing to do for a while. True: the caller has left its crew. */
 bool nbd_conn_leave_idle(NbdConn *conn);
 /* The connection ends. The last one clears up. */
 void nbd_conn_leave(NbdConn *conn);

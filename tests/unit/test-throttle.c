@@ -62,12 +62,15 @@ static MemDisk *disks[NODES];
 static BlockBackend *blks[NODES];
 
 /* Which requests have gone, in order: numbers that are part of the offset */
+static Mutex gone_lock = MUTEX_INIT;
 static int gone[64];
-static int n_gone; /* atomic */
+static int n_gone; /* atomic, changed with gone_lock */
 
 static int note_gone(MemDisk *disk, MemOp op, int64_t offset, int64_t bytes)
 {
     if (op == MEM_READ || op == MEM_WRITE) {
+        MUTEX_GUARD(&gone_lock);
+
         gone[g_atomic_int_get(&n_gone)] = offset / 512;
         g_atomic_int_inc(&n_gone);
     }
