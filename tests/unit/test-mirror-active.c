@@ -604,6 +604,9 @@ START_TEST(test_ignore)
     make_filled(MiB);
     start_with_policy(JOB_ON_ERROR_IGNORE);
     wait_event("m:READY");
+    /* The errors are to be the guest's, not those of a worker after it. */
+    verb_ok(job_verb_pause(JOB_FAMILY_ALL, "m", errp));
+    wait_event("m:standby");
     for (i = 0; i < 5; i++) {
         mem_disk_fail(dst, i % 2 ? MEM_ZERO : MEM_WRITE, 0, EIO);
         if (i % 2) {
@@ -612,6 +615,7 @@ START_TEST(test_ignore)
             pwrite_ok(100, 70000, i);
         }
     }
+    verb_ok(job_verb_resume(JOB_FAMILY_ALL, "m", errp));
     finish_and_compare();
     mirror_limits.error_wait = error_wait;
     unmake();
