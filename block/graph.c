@@ -369,6 +369,8 @@ static void link_child(BlockDriverState *parent, BdrvChild *child)
     g_ptr_array_add(parent->children, child);
     if (!strcmp(child->name, "file")) {
         parent->file = child;
+    } else if (!strcmp(child->name, "backing")) {
+        parent->backing = child;
     }
     graph_short_wrunlock();
 }
@@ -380,6 +382,9 @@ static void unlink_child(BdrvChild *child)
     g_ptr_array_remove(child->parent->children, child);
     if (child->parent->file == child) {
         child->parent->file = NULL;
+    }
+    if (child->parent->backing == child) {
+        child->parent->backing = NULL;
     }
     graph_short_wrunlock();
     bdrv_child_free(child);

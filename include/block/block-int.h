@@ -63,6 +63,23 @@ static inline bool bdrv_should_stop(const BdrvStop *stop)
     return stop && stop->requested(stop->opaque);
 }
 
+/* What BlockDriver's check found, as in QEMU's ImageCheck; -1 where not told */
+typedef struct BdrvCheckResult {
+    int64_t corruptions, leaks, check_errors;
+    int64_t corruptions_fixed, leaks_fixed;
+    int64_t image_end_offset;
+    int64_t total_clusters, allocated_clusters, fragmented_clusters,
+        compressed_clusters;
+    /* A line for each problem, for whoever looks; may be NULL */
+    void (*report)(void *opaque, const char *line);
+    void *opaque;
+} BdrvCheckResult;
+
+enum {
+    BDRV_FIX_LEAKS = 0x1,
+    BDRV_FIX_ERRORS = 0x2
+};
+
 /* One node that blockdev-reopen changes (reopen.c) */
 typedef struct BdrvReopen {
     BlockDriverState *bs;
@@ -89,6 +106,13 @@ struct BlockDriver {
      * say.
      */
     bool exact_end;
+
+    /*
+     * Has a child "backing": where an answer about block status says neither DATA
+     * nor ZERO, that has what is read. Reads of such places are the driver's, too
+     * (bdrv_read_backing()).
+     */
+    bool supports_backing;
 
     /* BDRV_REQ_FUA if pwritev (pwrite_zeroes) does it; otherwise a flush
      * follows. MAY_UNMAP and NO_FALLBACK need no mention. */
@@ -188,6 +212,14 @@ struct BlockDriver {
     /* The status cache of this very node, referenced; or NULL. */
     StatusCache *(*get_status_cache)(BlockDriverState *bs);
 
+    /*
+     * Look through the image's own tables, and mend what @fix (BDRV_FIX_) says. The
+     * node is drained and, to mend, writable; graph mutex held, may do I/O. 0 if
+     * the check came to its end, whatever it found; or -errno and @errp.
+     */
+    int (*check)(BlockDriverState *bs, BdrvCheckResult *result, unsigned fix,
+                 GError **errp);
+
     /* blockdev-create: the members of its options, and the work, which looks
      * at @stop now and then */
     const SchemaType *create_options;
@@ -224,6 +256,7 @@ struct BlockDriverState {
     BlockLimits limits; /* set by open; changed in a drain, short graph lock */
 
     BdrvChild *file;            /* the child "file" of formats and filters */
+    BdrvChild *backing;         /* the child "backing"; short graph lock */
     GPtrArray *children;        /* of BdrvChild; graph mutex */
     GPtrArray *parents;         /* of BdrvChild; short graph lock */
     uint64_t perm, shared_perm; /* cumulative; graph mutex; perm is atomic */
@@ -303,9 +336,28 @@ int bdrv_pwrite_zeroes(BlockDriverState *bs, int64_t offset, int64_t bytes,
                        int flags);
 int bdrv_pdiscard(BlockDriverState *bs, int64_t offset, int64_t bytes);
 int bdrv_flush(BlockDriverState *bs);
+/*
+ * For drivers with supports_backing: read what is not allocated here from the
+ * node below; zeroes where that is too short, or is not there.
+ */
+int bdrv_read_backing(BlockDriverState *bs, int64_t offset, int64_t bytes,
+                      const struct iovec *iov, int niov);
+/* The status of this node alone, without what is below a backing link: neither
+ * DATA nor ZERO is what is not allocated here. */
 int bdrv_block_status(BlockDriverState *bs, unsigned want, int64_t offset,
                       int64_t bytes, int64_t *pnum, int64_t *map,
                       BlockDriverState **file);
+/*
+ * The same through the backing chain: from @bs down to, but not into, @base (NULL:
+ * all of it). What no node above @base has allocated is neither DATA nor ZERO
+ * nor ALLOCATED; with @base NULL it is ZERO, and so is what lies beyond a short backing
+ * node. *@depth (may be NULL) is 1 for @bs itself, 2 for the node below, and so
+ * on; 0: not allocated anywhere. Filters do not count.
+ */
+int bdrv_block_status_above(BlockDriverState *bs, BlockDriverState *base,
+                            unsigned want, int64_t offset, int64_t bytes,
+                            int64_t *pnum, int64_t *map,
+                            BlockDriverState **file, int *depth);
 /* The status cache that answers for @bs, its own or that of the child it passes
  * through (raw, filters), referenced; or NULL. Any thread. */
 StatusCache *bdrv_get_status_cache(BlockDriverState *bs);
