@@ -98,10 +98,11 @@ typedef struct Qcow2State {
     int64_t length;          /* of the guest's disk, bytes */
     uint64_t incompatible, compatible, autoclear;
     Qcow2Compression compression;
-    uint32_t header_length;
+    uint32_t header_length; /* 72, or from 104 to the size of a cluster */
     char *backing_file, *backing_format; /* as in the header, or NULL */
     GArray *extensions;                  /* of Qcow2Extension */
-    GArray *snapshots;                   /* of Qcow2Snapshot; or NULL */
+    GBytes *more_fields; /* of the header, that are not known; or NULL */
+    GArray *snapshots;   /* of Qcow2Snapshot; or NULL */
     uint64_t snapshots_offset;
     uint32_t n_snapshots;
     bool corrupt; /* tables make no sense: no more writes; atomic */
@@ -115,7 +116,7 @@ typedef struct Qcow2State {
     Qcow2Cache *l2_cache;
     uint64_t *reftable; /* host byte order */
     uint64_t reftable_offset;
-    uint32_t reftable_entries;
+    uint32_t reftable_entries; /* of whole clusters */
     Qcow2Cache *refblock_cache;
     uint64_t free_hint;   /* the first cluster that may be free, an index */
     GArray *freed;        /* of Qcow2Range; rule 3 */
@@ -232,8 +233,31 @@ bool qcow2_check_overlap(Qcow2State *s, uint64_t offset, uint64_t bytes,
 int qcow2_check(BlockDriverState *bs, BdrvCheckResult *result, unsigned fix,
                 GError **errp);
 
-/* ---- qcow2-header.c, qcow2.c ----------------------------------------------- */
+/* ---- qcow2-header.c, qcow2-header-write.c, qcow2.c -------------------------- */
 
+/*
+ * Of the image's file, by the node below: exactly that much. What lies beyond
+ * its end is read as -EIO. Any thread inside a gate.
+ */
+int qcow2_read_file(Qcow2State *s, uint64_t offset, uint64_t bytes, void *buf);
+int qcow2_write_file(Qcow2State *s, uint64_t offset, uint64_t bytes,
+                     const void *buf);
+
+/*
+ * The header, of which @bytes are at @buf (QCOW2_MIN_HEADER at least): how large
+ * the image's clusters are, so that all of the first one can be read; and then
+ * all of that (or as much as the file has) into @s. Everything is checked that
+ * can be without looking elsewhere. 0, or -errno and @errp.
+ */
+#define QCOW2_MIN_HEADER 72
+int qcow2_header_cluster_bits(const uint8_t *buf, unsigned *cluster_bits,
+                              GError **errp);
+int qcow2_parse_header(Qcow2State *s, const uint8_t *buf, size_t bytes,
+                       GError **errp);
+/* What parsing has allocated */
+void qcow2_free_header(Qcow2State *s);
+/* Entries of the L1 table that a disk of @length bytes needs */
+uint64_t qcow2_l1_entries_for(const Qcow2State *s, int64_t length);
 /* Write the header anew as @s says, with all extensions. s->lock held, or alone. */
 int qcow2_update_header(Qcow2State *s, GError **errp);
 /* Tables make no sense: BLOCK_IMAGE_CORRUPTED, the corrupt bit is set, and
