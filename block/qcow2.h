@@ -28,6 +28,8 @@
 #ifndef BLOCK_QCOW2_H
 #define BLOCK_QCOW2_H
 
+#include <string.h>
+
 #include "block/block-int.h"
 #include "block/range-lock.h"
 #include "util/thread.h"
@@ -67,9 +69,16 @@ typedef enum Qcow2Compression {
     QCOW2_COMPRESSION_ZSTD,
 } Qcow2Compression;
 
+/* Header extensions */
+#define QCOW2_EXT_END 0
+#define QCOW2_EXT_BACKING_FORMAT 0xe2792acau
+#define QCOW2_EXT_FEATURES 0x6803f857u
+#define QCOW2_EXT_BITMAPS 0x23852875u
+#define QCOW2_EXT_ENCRYPTION 0x0537be77u
+
 typedef struct Qcow2Cache Qcow2Cache;
 
-/* A header extension that is kept as it is */
+/* A header extension that is kept as it is: all but the backing format's */
 typedef struct Qcow2Extension {
     uint32_t magic, length;
     uint8_t *data;
@@ -149,6 +158,35 @@ static inline int64_t qcow2_in_cluster(const Qcow2State *s, uint64_t offset)
 static inline uint64_t qcow2_round_up(const Qcow2State *s, uint64_t offset)
 {
     return (offset + s->cluster_size - 1) & ~(uint64_t)(s->cluster_size - 1);
+}
+
+/* Numbers in the image, at any alignment */
+static inline uint32_t qcow2_get_be32(const void *p)
+{
+    uint32_t n;
+
+    memcpy(&n, p, sizeof(n));
+    return GUINT32_FROM_BE(n);
+}
+
+static inline uint64_t qcow2_get_be64(const void *p)
+{
+    uint64_t n;
+
+    memcpy(&n, p, sizeof(n));
+    return GUINT64_FROM_BE(n);
+}
+
+static inline void qcow2_put_be32(void *p, uint32_t n)
+{
+    n = GUINT32_TO_BE(n);
+    memcpy(p, &n, sizeof(n));
+}
+
+static inline void qcow2_put_be64(void *p, uint64_t n)
+{
+    n = GUINT64_TO_BE(n);
+    memcpy(p, &n, sizeof(n));
 }
 
 /* ---- qcow2-cache.c: tables of one cluster each, kept in memory ------------ */
