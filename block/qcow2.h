@@ -112,9 +112,10 @@ typedef struct Qcow2State {
     GArray *extensions;                  /* of Qcow2Extension */
     GBytes *more_fields; /* of the header, that are not known; or NULL */
     GArray *snapshots;   /* of Qcow2Snapshot; or NULL */
-    uint64_t snapshots_offset;
+    uint64_t snapshots_offset, snapshots_bytes; /* of their table */
     uint32_t n_snapshots;
-    bool corrupt; /* tables make no sense: no more writes; atomic */
+    bool corrupt;         /* tables make no sense: no more writes; atomic */
+    bool corruption_told; /* lock */
 
     RangeLock *ranges; /* by offset in the guest's disk */
 
@@ -158,6 +159,11 @@ static inline int64_t qcow2_in_cluster(const Qcow2State *s, uint64_t offset)
 static inline uint64_t qcow2_round_up(const Qcow2State *s, uint64_t offset)
 {
     return (offset + s->cluster_size - 1) & ~(uint64_t)(s->cluster_size - 1);
+}
+
+static inline bool qcow2_is_corrupt(const Qcow2State *s)
+{
+    return __atomic_load_n(&s->corrupt, __ATOMIC_RELAXED);
 }
 
 /* Numbers in the image, at any alignment */
@@ -296,12 +302,19 @@ int qcow2_parse_header(Qcow2State *s, const uint8_t *buf, size_t bytes,
 void qcow2_free_header(Qcow2State *s);
 /* Entries of the L1 table that a disk of @length bytes needs */
 uint64_t qcow2_l1_entries_for(const Qcow2State *s, int64_t length);
-/* Write the header anew as @s says, with all extensions. s->lock held, or alone. */
+/* Write the header anew as @s says, with all extensions; it is on stable storage
+ * then, which what was written before is, too. s->lock held, or alone. */
 int qcow2_update_header(Qcow2State *s, GError **errp);
-/* Tables make no sense: BLOCK_IMAGE_CORRUPTED, the corrupt bit is set, and
- * writes fail from now on with -EIO. @offset: -1 if none. s->lock held */
+/* Tables make no sense: BLOCK_IMAGE_CORRUPTED; and unless the node is read-only the
+ * corrupt bit is set, and writes fail from now on with -EIO (qcow2_is_corrupt()).
+ * @offset, @size: -1 if none. s->lock held */
 void qcow2_signal_corruption(Qcow2State *s, int64_t offset, int64_t size,
                              const char *fmt, ...) G_GNUC_PRINTF(4, 5);
+
+/* ---- qcow2-snapshot.c ------------------------------------------------------- */
+
+/* s->snapshots, and how long their table is. 0, or -errno and @errp */
+int qcow2_read_snapshots(Qcow2State *s, GError **errp);
 
 /* ---- qcow2-compressed.c ---------------------------------------------------- */
 
