@@ -580,9 +580,9 @@ int blk_block_status_map(BlockBackend *blk, int64_t offset, int64_t bytes,
     if (ret < 0) {
         return ret;
     }
-    ret =
-        bdrv_block_status(req.bs, want, offset,
-                          MIN(bytes, BDRV_REQUEST_MAX_BYTES), pnum, map, &file);
+    ret = bdrv_block_status_above(req.bs, NULL, want, offset,
+                                  MIN(bytes, BDRV_REQUEST_MAX_BYTES), pnum, map,
+                                  &file, NULL);
     request_end(&req);
     return ret;
 }

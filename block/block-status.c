@@ -62,6 +62,33 @@ static int driver_status(BlockDriverState *bs, unsigned want, int64_t offset,
     return ret;
 }
 
+/* @bs has said: ask *@file about *@pnum bytes at *@map. */
+static int raw_status(BlockDriverState *bs, unsigned want, int64_t *pnum,
+                      int64_t *map, BlockDriverState **file)
+{
+    int64_t offset = *map, bytes = *pnum;
+    int ret;
+
+    if (bs->drv->kind == BLOCK_DRIVER_FILTER) {
+        /* What is not allocated there, is not allocated here. */
+        ret = bdrv_block_status(*file, want, offset, bytes, pnum, map, file);
+    } else {
+        ret = bdrv_block_status_above(*file, NULL, want, offset, bytes, pnum,
+                                      map, file, NULL);
+    }
+    if (ret >= 0 && *pnum == 0) {
+        if (!bs->drv->supports_backing) {
+            return -EIO; /* the disk has just shrunk */
+        }
+        /* The last cluster of an image may go on beyond the end of its file. */
+        *pnum = bytes;
+        *map = offset;
+        return BDRV_BLOCK_DATA | BDRV_BLOCK_OFFSET_VALID;
+    }
+    /* The end below need not be the end here. */
+    return ret < 0 ? ret : ret & ~BDRV_BLOCK_EOF;
+}
+
 int bdrv_block_status(BlockDriverState *bs, unsigned want, int64_t offset,
                       int64_t bytes, int64_t *pnum, int64_t *map,
                       BlockDriverState **file)
@@ -89,15 +116,10 @@ int bdrv_block_status(BlockDriverState *bs, unsigned want, int64_t offset,
     }
     if (ret & BDRV_BLOCK_RAW) {
         g_assert((ret & BDRV_BLOCK_OFFSET_VALID) && *file && *file != bs);
-        ret = bdrv_block_status(*file, want, *map, *pnum, pnum, map, file);
-        if (ret >= 0 && *pnum == 0) {
-            ret = -EIO;
-        }
+        ret = raw_status(bs, want, pnum, map, file);
         if (ret < 0) {
             return ret;
         }
-        /* The end below need not be the end here. */
-        ret &= ~BDRV_BLOCK_EOF;
     }
     if (ret & (BDRV_BLOCK_DATA | BDRV_BLOCK_ZERO)) {
         ret |= BDRV_BLOCK_ALLOCATED;
@@ -106,6 +128,81 @@ int bdrv_block_status(BlockDriverState *bs, unsigned want, int64_t offset,
         ret |= BDRV_BLOCK_EOF;
     }
     return ret;
+}
+
+/* ---- chains ------------------------------------------------------------- */
+
+/* What has the contents that @bs passes through: @bs itself, if it is no
+ * filter; @base, if that comes before; or NULL */
+static BlockDriverState *skip_filters(BlockDriverState *bs,
+                                      BlockDriverState *base)
+{
+    while (bs && bs != base && bs->drv->kind == BLOCK_DRIVER_FILTER) {
+        bs = bs->file ? bs->file->bs : NULL;
+    }
+    return bs;
+}
+
+int bdrv_block_status_above(BlockDriverState *bs, BlockDriverState *base,
+                            unsigned want, int64_t offset, int64_t bytes,
+                            int64_t *pnum, int64_t *map,
+                            BlockDriverState **file, int *depth)
+{
+    int64_t length = bdrv_driver_getlength(bs);
+    BlockDriverState *p = skip_filters(bs, base);
+    int level = 0, found = 0;
+    int ret = 0;
+
+    *pnum = 0;
+    *map = 0;
+    *file = NULL;
+    if (depth) {
+        *depth = 0;
+    }
+    if (length < 0) {
+        return length;
+    }
+    if (offset >= length) {
+        return BDRV_BLOCK_EOF;
+    }
+    bytes = MIN(bytes, length - offset);
+    if (bytes == 0) {
+        return 0;
+    }
+    while (p && p != base) {
+        level++;
+        ret = bdrv_block_status(p, want, offset, bytes, pnum, map, file);
+        if (ret < 0) {
+            return ret;
+        }
+        if (*pnum == 0) {
+            if (level == 1) {
+                return -EIO; /* the disk has just shrunk */
+            }
+            /* Too short: what is not there is zero, and that is all of it. */
+            ret = BDRV_BLOCK_ZERO | BDRV_BLOCK_ALLOCATED;
+            *pnum = bytes;
+            *file = p;
+        }
+        if (ret & BDRV_BLOCK_ALLOCATED) {
+            found = level;
+            break;
+        }
+        bytes = *pnum;
+        p = p->backing ? skip_filters(p->backing->bs, base) : NULL;
+    }
+    if (!found) {
+        ret = base ? 0 : BDRV_BLOCK_ZERO;
+        *pnum = bytes;
+        *map = 0;
+        *file = NULL;
+    }
+    if (depth) {
+        *depth = found;
+    }
+    /* The end of a node below need not be the end here. */
+    return (ret & ~BDRV_BLOCK_EOF) |
+           (offset + *pnum == length ? BDRV_BLOCK_EOF : 0);
 }
 
 /* ---- the cache that answers -------------------------------------------- */

@@ -347,7 +347,7 @@ BdrvChild *bdrv_open_child(BlockDriverState *bs, JsonObject *options,
     }
     if (JSON_NODE_HOLDS_OBJECT(node)) {
         g_autoptr(JsonObject) inline_options =
-            node_child_options(options, json_node_get_object(node));
+            node_child_options(options, name, json_node_get_object(node));
 
         child_bs = open_node(inline_options, false, errp);
         if (child_bs) {

@@ -93,7 +93,8 @@ const SchemaType blockdev_options_type = {
            "chosen driver adds to it. Children that are given inline take "
            "\"read-only\", \"auto-read-only\", \"force-share\" and \"cache\" "
            "from their parent where they do not say otherwise, and pass "
-           "discards on. At most 200 nodes may stand one on another.",
+           "discards on; the child \"backing\" is read-only unless it says "
+           "otherwise. At most 200 nodes may stand one on another.",
     .members =
         (const SchemaMember[]){
             { "driver", &blockdev_driver_type, .doc = "The driver's name." },
@@ -128,4 +129,13 @@ const SchemaType blockdev_ref_type = {
     .doc = "A node: by its name, or by the options of a new one.",
     .alternatives = (const SchemaType *const[]){ &schema_str,
                                                  &blockdev_options_type, NULL },
+};
+
+const SchemaType blockdev_ref_or_null_type = {
+    .name = "BlockdevRefOrNull",
+    .kind = SCHEMA_ALTERNATE,
+    .doc = "A node: by its name, or by the options of a new one; or none.",
+    .alternatives =
+        (const SchemaType *const[]){ &schema_str, &blockdev_options_type,
+                                     &schema_null, NULL },
 };

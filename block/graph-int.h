@@ -66,10 +66,11 @@ bool node_parse_options(NodeOptions *o, JsonObject *options, GError **errp);
  * graph lock */
 void node_set_options(BlockDriverState *bs, const NodeOptions *o);
 /*
- * The options of an inline child: as @given, and what that leaves open as in
- * its parent's options. (transfer full)
+ * The options of the inline child @name: as @given, and what that leaves open as in
+ * its parent's options; but "backing" is read-only then. (transfer full)
  */
-JsonObject *node_child_options(JsonObject *parent, JsonObject *given);
+JsonObject *node_child_options(JsonObject *parent, const char *name,
+                               JsonObject *given);
 
 /* ---- permissions.c ------------------------------------------------------ */
 

@@ -514,7 +514,8 @@ int bdrv_flush(BlockDriverState *bs)
     for (i = 0; ret == 0 && i < bs->children->len; i++) {
         BdrvChild *c = bs->children->pdata[i];
 
-        if (c->bs) {
+        /* A backing file is not written to from here. */
+        if (c->bs && c != bs->backing) {
             ret = bdrv_flush(c->bs);
         }
     }

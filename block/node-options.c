@@ -85,13 +85,18 @@ static void inherit(JsonObject *to, JsonObject *from, const char *name)
 }
 
 /* Discards are the parent's affair: the child passes on what it gets. */
-JsonObject *node_child_options(JsonObject *parent, JsonObject *given)
+JsonObject *node_child_options(JsonObject *parent, const char *name,
+                               JsonObject *given)
 {
     JsonObject *options = json_object_deep_copy(given);
     JsonObject *parent_cache = schema_get_object(parent, "cache");
 
-    inherit(options, parent, "read-only");
-    inherit(options, parent, "auto-read-only");
+    if (strcmp(name, "backing")) {
+        inherit(options, parent, "read-only");
+        inherit(options, parent, "auto-read-only");
+    } else if (!json_object_has_member(options, "read-only")) {
+        json_object_set_boolean_member(options, "read-only", true);
+    }
     inherit(options, parent, "force-share");
     if (parent_cache) {
         inherit(options, parent, "cache");

@@ -9,6 +9,8 @@
  * A job knows what is written through its node, but not what somebody writes to
  * a node below past it. So nobody may, whatever its node's users share.
  */
+#include <string.h>
+
 #include "block/graph-int.h"
 #include "util/error.h"
 
@@ -213,6 +215,27 @@ static bool has_job(BlockDriverState *bs)
     return false;
 }
 
+#define WRITE_RESIZE (BLK_PERM_WRITE | BLK_PERM_RESIZE)
+
+/* From what a format's users need to what it needs of @c */
+static void format_child_perm(BlockDriverState *bs, const BdrvChild *c,
+                              uint64_t *perm, uint64_t *shared)
+{
+    if (!strcmp(c->name, "backing")) {
+        /* It is only read; and where contents may change, there, too. */
+        *perm &= BLK_PERM_CONSISTENT_READ;
+        *shared = (*shared & BLK_PERM_WRITE ? WRITE_RESIZE : 0) |
+                  BLK_PERM_CONSISTENT_READ | BLK_PERM_WRITE_UNCHANGED;
+        return;
+    }
+    /* The image's own tables are read, and written, whoever uses it. */
+    *perm |= BLK_PERM_CONSISTENT_READ;
+    if (!bdrv_is_read_only(bs)) {
+        *perm |= WRITE_RESIZE;
+    }
+    *shared &= ~(uint64_t)WRITE_RESIZE;
+}
+
 static bool check_node(GraphTran *tran, BlockDriverState *bs, bool loosen,
                        GArray *checked, GError **errp)
 {
@@ -238,6 +261,9 @@ static bool check_node(GraphTran *tran, BlockDriverState *bs, bool loosen,
         if (bs->drv->child_perm) {
             bs->drv->child_perm(bs, c, entry.perm, entry.shared, &perm,
                                 &shared);
+        } else if (bs->drv->kind == BLOCK_DRIVER_FORMAT &&
+                   !bs->drv->transparent) {
+            format_child_perm(bs, c, &perm, &shared);
         }
         if (followed) {
             shared &= ~BLK_PERM_WRITE;

@@ -242,7 +242,7 @@ static bool keep_file(GPtrArray *entries, Entry *e, JsonObject *given,
     if (!given) {
         given = child->given_options;
     }
-    options = node_child_options(e->r.options, given);
+    options = node_child_options(e->r.options, "file", given);
     return add_entry(entries, child, options, given, errp);
 }
 

@@ -159,7 +159,7 @@ struct BlockDriver {
      * truncate get none that ends behind the next multiple of request_alignment.
      * pwrite_zeroes is -ENOTSUP where it is not done by a fast way, and
      * pdiscard where it cannot be done; both have changed nothing then. flush
-     * is followed by flushes of all children.
+     * is followed by flushes of all children but "backing".
      * BDRV_REQ_NO_FALLBACK is there to be passed on to a child.
      */
     int (*preadv)(BlockDriverState *bs, int64_t offset, int64_t bytes,
@@ -201,7 +201,10 @@ struct BlockDriver {
     void (*set_perm)(BlockDriverState *bs, uint64_t perm, uint64_t shared);
     void (*abort_perm)(BlockDriverState *bs);
     /* What this node needs of @child, given what its users need of it. NULL:
-     * the same for filters and formats. */
+     * the same for filters and transparent formats. Other formats always read
+     * "file", write and resize it unless they are read-only, and let nobody else
+     * do so; of "backing" they need no more than consistent reads, and let
+     * others write to it if their own users let others write. */
     void (*child_perm)(BlockDriverState *bs, BdrvChild *child, uint64_t perm,
                        uint64_t shared, uint64_t *nperm, uint64_t *nshared);
 
@@ -280,6 +283,8 @@ const BlockDriver *bdrv_find_driver(const char *format_name);
 
 extern const SchemaType blockdev_options_type; /* BlockdevOptions */
 extern const SchemaType blockdev_ref_type;     /* BlockdevRef */
+/* BlockdevRefOrNull: of the member "backing", which is optional */
+extern const SchemaType blockdev_ref_or_null_type;
 /* BlockdevDetectZeroesOptions, its values in the order of BdrvDetectZeroes */
 extern const SchemaType detect_zeroes_type;
 
@@ -289,6 +294,17 @@ extern const SchemaType detect_zeroes_type;
  */
 BdrvChild *bdrv_open_child(BlockDriverState *bs, JsonObject *options,
                            const char *name, GError **errp);
+/*
+ * For open() of drivers with supports_backing, when "file" is open: the child
+ * "backing", as the option of that name says (null: none). Where there is no such
+ * option: what the image's header names (@header_file, NULL or empty: none) and in
+ * what format (@header_format, may be NULL: raw, unless it looks like another
+ * format). That is a file or block device, relative to the directory of the
+ * image's own file, and is opened for reading only. 0, or -errno and @errp.
+ */
+int bdrv_open_backing(BlockDriverState *bs, JsonObject *options,
+                      const char *header_file, const char *header_format,
+                      GError **errp);
 /* Attach an existing node (taking a reference); detach. Graph mutex held. */
 BdrvChild *bdrv_attach_child(BlockDriverState *parent, BlockDriverState *bs,
                              const char *name, GError **errp);

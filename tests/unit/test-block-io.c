@@ -715,6 +715,7 @@ static int swapped_status(BlockDriverState *bs, unsigned want, int64_t offset,
 static const BlockDriver swapped_driver = {
     .format_name = "swapped",
     .kind = BLOCK_DRIVER_FORMAT,
+    .transparent = true,
     .block_status = swapped_status,
 };
 
