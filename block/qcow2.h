@@ -134,7 +134,7 @@ typedef struct Qcow2State {
     bool data_unflushed;  /* something was written that rule 2 is about, and the
                              file was not flushed since */
 
-    void *priv_alloc; /* qcow2-alloc.c: for its own use; or NULL */
+    struct Qcow2LastRead *last_read; /* qcow2-last-read.c; atomic; or NULL */
 } Qcow2State;
 
 /* What a cluster of the guest's disk is */
@@ -337,12 +337,28 @@ int qcow2_entry_type(Qcow2State *s, uint64_t l2_entry, Qcow2ClusterType *type);
 int qcow2_map(Qcow2State *s, int64_t offset, int64_t bytes,
               Qcow2ClusterType *type, uint64_t *host, int64_t *pnum,
               bool *copied);
+/* The same with s->lock held */
+int qcow2_lookup(Qcow2State *s, int64_t offset, int64_t bytes,
+                 Qcow2ClusterType *type, uint64_t *host, int64_t *pnum,
+                 bool *copied);
 /*
  * The L2 table for @offset, which belongs to this image alone (made or copied if
  * necessary, and the L1 entry written), pinned, and the index in it. s->lock held
  */
 int qcow2_get_own_l2(Qcow2State *s, int64_t offset, uint64_t **l2,
                      unsigned *index);
+
+/* ---- qcow2-last-read.c: the compressed cluster that was read last ----------- */
+
+/*
+ * [@from, @from + iov_size(@iov)) of a compressed cluster. s->lock not held; the range is.
+ */
+int qcow2_preadv_compressed(Qcow2State *s, uint64_t l2_entry, int64_t from,
+                            const struct iovec *iov, int niov);
+/* Its place is given up. */
+void qcow2_forget_compressed(Qcow2State *s, uint64_t l2_entry);
+/* For close */
+void qcow2_last_read_free(Qcow2State *s);
 
 /* ---- qcow2-rw.c, qcow2-alloc.c, qcow2-zero.c, qcow2-status.c ----------------- */
 
