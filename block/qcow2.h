@@ -311,6 +311,33 @@ int qcow2_update_header(Qcow2State *s, GError **errp);
 void qcow2_signal_corruption(Qcow2State *s, int64_t offset, int64_t size,
                              const char *fmt, ...) G_GNUC_PRINTF(4, 5);
 
+/*
+ * For open and create, of a node that has its child "file": before anything else;
+ * the image with its tables (no backing file; nothing is written); and the end of
+ * all, which loses what is dirty. qcow2_close() is BlockDriver's.
+ */
+void qcow2_init_state(BlockDriverState *bs);
+int qcow2_open_image(Qcow2State *s, JsonObject *options, GError **errp);
+void qcow2_free_state(BlockDriverState *bs);
+void qcow2_close(BlockDriverState *bs);
+
+/* ---- qcow2-options.c, qcow2-create.c, qcow2-resize.c ------------------------ */
+
+extern const SchemaType qcow2_options_type, qcow2_create_options_type;
+extern const char *const qcow2_reopen_options[];
+
+/* Tables in each cache */
+typedef struct Qcow2CacheSizes {
+    unsigned l2, refblocks;
+} Qcow2CacheSizes;
+
+/* For a disk of s->length; also checks what else only options say. */
+bool qcow2_parse_cache_options(const Qcow2State *s, JsonObject *options,
+                               Qcow2CacheSizes *sizes, GError **errp);
+/* As BlockDriver's */
+int qcow2_create(JsonObject *options, const BdrvStop *stop, GError **errp);
+int qcow2_truncate(BlockDriverState *bs, int64_t length, GError **errp);
+
 /* ---- qcow2-snapshot.c ------------------------------------------------------- */
 
 /* s->snapshots, and how long their table is. 0, or -errno and @errp */
