@@ -568,7 +568,7 @@ int blk_flush(BlockBackend *blk)
 }
 
 int blk_block_status_map(BlockBackend *blk, int64_t offset, int64_t bytes,
-                         unsigned want, int64_t *pnum, int64_t *map)
+                         unsigned want, int64_t *pnum, int64_t *map, int *depth)
 {
     BlockDriverState *file;
     Request req;
@@ -582,7 +582,7 @@ int blk_block_status_map(BlockBackend *blk, int64_t offset, int64_t bytes,
     }
     ret = bdrv_block_status_above(req.bs, NULL, want, offset,
                                   MIN(bytes, BDRV_REQUEST_MAX_BYTES), pnum, map,
-                                  &file, NULL);
+                                  &file, depth);
     request_end(&req);
     return ret;
 }
@@ -592,5 +592,15 @@ int blk_block_status(BlockBackend *blk, int64_t offset, int64_t bytes,
 {
     int64_t map;
 
-    return blk_block_status_map(blk, offset, bytes, want, pnum, &map);
+    return blk_block_status_map(blk, offset, bytes, want, pnum, &map, NULL);
+}
+
+int blk_allocation_depth(BlockBackend *blk, int64_t offset, int64_t bytes,
+                         int64_t *pnum)
+{
+    int64_t map;
+    int depth = 0;
+    int ret = blk_block_status_map(blk, offset, bytes, 0, pnum, &map, &depth);
+
+    return ret < 0 ? ret : depth;
 }

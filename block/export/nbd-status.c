@@ -20,8 +20,7 @@ static int64_t status_at(NbdConn *conn, unsigned context, uint64_t offset,
     int ret;
 
     if (context == NBD_CONTEXT_DEPTH) {
-        ret = blk_block_status(blk, offset, bytes, 0, pnum);
-        return ret < 0 ? ret : ret & BDRV_BLOCK_ALLOCATED ? 1 : 0;
+        return blk_allocation_depth(blk, offset, bytes, pnum);
     }
     ret = blk_block_status(blk, offset, bytes, BDRV_WANT_ZERO, pnum);
     if (ret < 0) {

@@ -154,13 +154,14 @@ static const SchemaType map_entry_type = {
             { "length", &schema_uint, .doc = "Bytes." },
             { "depth", &schema_uint,
               .doc = "In which image of a backing chain it is; 0: the node "
-                     "itself." },
+                     "itself, or none." },
             { "present", &schema_bool,
-              .doc = "It is there, in this or another image of the chain." },
+              .doc = "It is allocated in this or another image of the "
+                     "chain." },
             { "zero", &schema_bool, .doc = "It reads as zeroes." },
             { "data", &schema_bool, .doc = "It holds data." },
             { "offset", &schema_uint, .optional = true,
-              .doc = "Where it begins in the image file, in bytes." },
+              .doc = "Where it begins in that image's file, in bytes." },
             { "known", &schema_bool,
               .doc = "Whether that was known from memory; otherwise the file "
                      "system had to be asked, and is not for the next time." },
@@ -191,6 +192,7 @@ static const SchemaType map_type = {
 typedef struct MapEntry {
     int64_t start, length, map;
     int flags;
+    int depth; /* 1: the node itself; 0: it is nowhere */
 } MapEntry;
 
 /* What decides whether two answers are one entry */
@@ -204,10 +206,8 @@ static JsonObject *map_entry_to_json(const MapEntry *e)
 
     json_object_set_int_member(obj, "start", e->start);
     json_object_set_int_member(obj, "length", e->length);
-    json_object_set_int_member(obj, "depth", 0);
-    json_object_set_boolean_member(
-        obj, "present",
-        !!(e->flags & (BDRV_BLOCK_ALLOCATED | BDRV_BLOCK_ZERO)));
+    json_object_set_int_member(obj, "depth", MAX(e->depth - 1, 0));
+    json_object_set_boolean_member(obj, "present", e->depth > 0);
     json_object_set_boolean_member(obj, "zero", !!(e->flags & BDRV_BLOCK_ZERO));
     json_object_set_boolean_member(obj, "data", !!(e->flags & BDRV_BLOCK_DATA));
     if (e->flags & BDRV_BLOCK_OFFSET_VALID) {
@@ -220,7 +220,7 @@ static JsonObject *map_entry_to_json(const MapEntry *e)
 
 static bool map_entry_extend(MapEntry *e, const MapEntry *next)
 {
-    if (e->length == 0 || e->flags != next->flags ||
+    if (e->length == 0 || e->flags != next->flags || e->depth != next->depth ||
         ((e->flags & BDRV_BLOCK_OFFSET_VALID) &&
          e->map + e->length != next->map)) {
         return false;
@@ -250,7 +250,7 @@ static int map_ask(BlockBackend *blk, int64_t offset, MapEntry *answer)
         }
         ret = blk_block_status_map(blk, offset, length - offset,
                                    BDRV_WANT_PRECISE, &answer->length,
-                                   &answer->map);
+                                   &answer->map, &answer->depth);
         length = blk_getlength(blk);
     } while (ret < 0 && length != before);
     return ret;

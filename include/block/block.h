@@ -267,14 +267,21 @@ uint32_t blk_opt_alignment(BlockBackend *blk);
 uint32_t blk_mem_alignment(BlockBackend *blk);
 
 /*
- * Status at @offset: BDRV_BLOCK_ flags or -errno; *@pnum (> 0 unless at the end
+ * Status at @offset, of the whole backing chain: BDRV_BLOCK_ flags or -errno; *@pnum (> 0 unless at the end
  * of the disk) tells how far it holds, at most @bytes.
  */
 int blk_block_status(BlockBackend *blk, int64_t offset, int64_t bytes,
                      unsigned want, int64_t *pnum);
-/* The same with where it lies in the image file; see OFFSET_VALID. */
+/*
+ * The same with where it lies in the image file (see OFFSET_VALID), and how deep in
+ * the chain: 1 is the topmost node, 2 its backing node; 0: nobody has it.
+ */
 int blk_block_status_map(BlockBackend *blk, int64_t offset, int64_t bytes,
-                         unsigned want, int64_t *pnum, int64_t *map);
+                         unsigned want, int64_t *pnum, int64_t *map,
+                         int *depth);
+/* That depth alone, or -errno */
+int blk_allocation_depth(BlockBackend *blk, int64_t offset, int64_t bytes,
+                         int64_t *pnum);
 
 /* Counters of one user's requests, as in BlockDeviceStats; any thread */
 typedef struct BlockStats {

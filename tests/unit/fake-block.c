@@ -195,6 +195,15 @@ int blk_flush(BlockBackend *blk)
     return leave(0, enter(blk, FAKE_FLUSH, 0, 0));
 }
 
+int blk_allocation_depth(BlockBackend *blk, int64_t offset, int64_t bytes,
+                         int64_t *pnum)
+{
+    int ret = enter(blk, FAKE_STATUS, offset, bytes);
+
+    *pnum = bytes;
+    return ret == 0 ? leave(offset, 0) + 1 : leave(offset, ret);
+}
+
 int blk_block_status(BlockBackend *blk, int64_t offset, int64_t bytes,
                      unsigned want, int64_t *pnum)
 {

@@ -203,6 +203,9 @@ START_TEST(test_status)
 
         ck_assert_int_eq(ret & ~BDRV_BLOCK_OFFSET_VALID, all[i].flags);
         ck_assert_int_eq(pnum, all[i].n * COW_BLOCK);
+        ck_assert_int_eq(blk_allocation_depth(blk, offset, 1, &pnum),
+                         all[i].depth);
+        ck_assert_int_eq(pnum, 1);
     }
 }
 END_TEST
