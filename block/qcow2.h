@@ -129,10 +129,12 @@ typedef struct Qcow2State {
     uint32_t reftable_entries; /* of whole clusters */
     Qcow2Cache *refblock_cache;
     uint64_t free_hint;   /* the first cluster that may be free, an index */
+    uint64_t run_hint;    /* the same for several in a row: a guess */
     GArray *freed;        /* of Qcow2Range; rule 3 */
     uint64_t freed_bytes; /* of it */
     bool data_unflushed;  /* something was written that rule 2 is about, and the
                              file was not flushed since */
+    bool tables_unflushed; /* L2 tables were, likewise; qcow2-cache.c */
 
     struct Qcow2LastRead *last_read; /* qcow2-last-read.c; atomic; or NULL */
 } Qcow2State;
@@ -219,28 +221,33 @@ bool qcow2_cache_is_dirty(Qcow2Cache *c); /* any */
 int qcow2_cache_write(Qcow2Cache *c);
 /* Forget the table at @offset, dirty or not: its cluster is free now. */
 void qcow2_cache_drop(Qcow2Cache *c, uint64_t offset);
-/* Forget all; none is pinned or dirty. */
+/* Is there a table in memory that [@offset, @offset + @bytes) touches? */
+bool qcow2_cache_touches(Qcow2Cache *c, uint64_t offset, uint64_t bytes);
+/* Forget all, dirty or not; none is pinned. */
 void qcow2_cache_clear(Qcow2Cache *c);
 
 /*
  * Rules 1 to 3: refcount blocks, a flush of the file if something was written
  * since the last (data_unflushed, or refcount blocks), then L2 tables. With
  * @settle also a flush after these, and then what is in s->freed becomes free
- * (qcow2_settle_freed()). s->lock held. 0, or -errno: what was not written is
- * still dirty, and nothing became free.
+ * (qcow2_settle_freed()); if nothing is there, that flush is left to the caller,
+ * who has one to do anyway. s->lock held. 0, or -errno: what was not written
+ * is still dirty, and nothing became free.
  */
 int qcow2_write_tables(Qcow2State *s, bool settle);
 
 /* ---- qcow2-refcount.c ----------------------------------------------------- */
 
 /* All: s->lock held; 0 or more, or -errno. */
-int qcow2_refcounts_open(Qcow2State *s, GError **errp); /* reads the reftable */
+/* Reads the reftable; makes s->freed, and s->refblock_cache if there is none */
+int qcow2_refcounts_open(Qcow2State *s, GError **errp);
+/* Frees all these; what was not settled leaks in the image. */
 void qcow2_refcounts_close(Qcow2State *s);
 /* Of the cluster with that index (0 beyond what the tables cover) */
 int qcow2_get_refcount(Qcow2State *s, uint64_t cluster, uint64_t *refcount);
 /* Add @delta (1 or -1) to those of all clusters that [@offset, @offset + @bytes)
- * touches; they stay within 0 and the width's maximum (else -EINVAL, -EIO: the
- * image becomes corrupt). What has failed is undone. */
+ * touches. None becomes more than its width can hold (-EINVAL), or less than 0
+ * (-EIO: the image becomes corrupt). What has failed is undone. */
 int qcow2_update_refcounts(Qcow2State *s, uint64_t offset, uint64_t bytes,
                            int delta);
 /*
@@ -270,6 +277,16 @@ void qcow2_settle_freed(Qcow2State *s);
  */
 bool qcow2_check_overlap(Qcow2State *s, uint64_t offset, uint64_t bytes,
                          const char *what);
+/* The same for tables that are there already: but their own kind */
+enum {
+    QCOW2_OWN_HEADER = 0x1,
+    QCOW2_OWN_L1 = 0x2, /* snapshots' as well */
+    QCOW2_OWN_L2 = 0x4,
+    QCOW2_OWN_REFTABLE = 0x8,
+    QCOW2_OWN_REFBLOCKS = 0x10,
+};
+bool qcow2_check_overlap_but(Qcow2State *s, unsigned own, uint64_t offset,
+                             uint64_t bytes, const char *what);
 
 /* ---- qcow2-check.c --------------------------------------------------------- */
 
