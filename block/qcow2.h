@@ -137,6 +137,8 @@ typedef struct Qcow2State {
     bool tables_unflushed; /* L2 tables were, likewise; qcow2-cache.c */
 
     struct Qcow2LastRead *last_read; /* qcow2-last-read.c; atomic; or NULL */
+    int file_sparse; /* qcow2-status.c: much of the file is not there: 1, or -1;
+                        0: not looked yet; atomic */
 } Qcow2State;
 
 /* What a cluster of the guest's disk is */
