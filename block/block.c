@@ -501,6 +501,7 @@ static void node_settle(BlockDriverState *bs, int refs)
 bool bdrv_monitor_del(const char *node_name, GError **errp)
 {
     BlockDriverState *bs = bdrv_find_node(node_name, NULL);
+    const BlockDriverState *above;
     bool ok = false;
 
     g_assert(bdrv_graph_locked());
@@ -508,7 +509,12 @@ bool bdrv_monitor_del(const char *node_name, GError **errp)
         error_setg(errp, "Failed to find node with node-name='%s'", node_name);
         return false;
     }
-    if (!bs->monitor_owned) {
+    above = bdrv_find_overlay(bs);
+    if (above) {
+        error_setg(errp,
+                   "Node '%s' is busy: node is used as backing hd of '%s'",
+                   node_name, above->node_name);
+    } else if (!bs->monitor_owned) {
         error_setg(errp, "Node %s is not owned by the monitor", node_name);
     } else if (bs->parents->len > 0) {
         g_autofree char *user = bdrv_child_user(bs->parents->pdata[0]);

@@ -57,6 +57,12 @@ void graph_tran_abort(GraphTran *tran);
 /* Commit or abort. */
 bool graph_tran_finish(GraphTran *tran, bool ok);
 
+bool bdrv_is_at_or_below(BlockDriverState *bs, BlockDriverState *top);
+/* As bdrv_insert_filter(): @bs becomes the child "backing" of @overlay, which has
+ * none, and does not stand on @bs, nor @bs on it. */
+bool bdrv_put_overlay(BlockDriverState *overlay, BlockDriverState *bs,
+                      GError **errp);
+
 /* ---- node-options.c ----------------------------------------------------- */
 
 /* False and @errp if those of @options that all drivers have do not fit each
@@ -89,6 +95,8 @@ bool bdrv_check_perms(GraphTran *tran, GPtrArray *nodes, bool loosen,
 
 /* "export 'e0'", "node 'raw0'"; to be freed */
 char *bdrv_child_user(const BdrvChild *child);
+/* The node whose backing file @bs is, borrowed; or NULL */
+BlockDriverState *bdrv_find_overlay(const BlockDriverState *bs);
 /* The job that uses @bs or something that stands on it, borrowed; or NULL */
 const BdrvChild *bdrv_find_job(const BlockDriverState *bs);
 

@@ -445,7 +445,7 @@ void bdrv_detach_child(BdrvChild *child)
 
 /* ---- changes of the graph ----------------------------------------------- */
 
-static bool is_at_or_below(BlockDriverState *bs, BlockDriverState *top)
+bool bdrv_is_at_or_below(BlockDriverState *bs, BlockDriverState *top)
 {
     guint i;
 
@@ -455,7 +455,7 @@ static bool is_at_or_below(BlockDriverState *bs, BlockDriverState *top)
     for (i = 0; i < top->children->len; i++) {
         BdrvChild *c = top->children->pdata[i];
 
-        if (c->bs && is_at_or_below(bs, c->bs)) {
+        if (c->bs && bdrv_is_at_or_below(bs, c->bs)) {
             return true;
         }
     }
@@ -472,33 +472,47 @@ static void move_parents(GraphTran *tran, BlockDriverState *from,
         BdrvChild *c = parents->pdata[i];
 
         if ((c->blk && blk_is_job(c->blk) && !jobs_too) ||
-            (c->parent && is_at_or_below(c->parent, to))) {
+            (c->parent && bdrv_is_at_or_below(c->parent, to))) {
             continue;
         }
         graph_tran_move(tran, c, to);
     }
 }
 
-bool bdrv_insert_filter(BlockDriverState *filter, BlockDriverState *bs,
-                        GError **errp)
+/* @top gets between @bs and its parents, and has it as the child @name. */
+static bool put_on(BlockDriverState *top, BlockDriverState *bs,
+                   const char *name, GError **errp)
 {
-    g_autoptr(GPtrArray) nodes = nodes_array(filter, bs);
+    g_autoptr(GPtrArray) nodes = nodes_array(top, bs);
     GraphTran *tran = graph_tran_new();
     BdrvChild *child;
     bool ok;
 
-    g_assert(!filter->file);
-    child = bdrv_child_new(filter, NULL, "file", 0, BLK_PERM_ALL);
+    child = bdrv_child_new(top, NULL, name, 0, BLK_PERM_ALL);
     bdrv_drained_begin(bs);
-    link_child(filter, child);
+    link_child(top, child);
     graph_tran_move(tran, child, bs);
-    move_parents(tran, bs, filter, false);
+    move_parents(tran, bs, top, false);
     ok = graph_tran_finish(tran, graph_tran_check(tran, nodes, errp));
     if (!ok) {
         unlink_child(child);
     }
     bdrv_drained_end(bs);
     return ok;
+}
+
+bool bdrv_insert_filter(BlockDriverState *filter, BlockDriverState *bs,
+                        GError **errp)
+{
+    g_assert(!filter->file);
+    return put_on(filter, bs, "file", errp);
+}
+
+bool bdrv_put_overlay(BlockDriverState *overlay, BlockDriverState *bs,
+                      GError **errp)
+{
+    g_assert(!overlay->backing);
+    return put_on(overlay, bs, "backing", errp);
 }
 
 bool bdrv_remove_filter(BlockDriverState *filter, GError **errp)

@@ -184,6 +184,20 @@ static bool ask_driver(BlockDriverState *bs, const PermEntry *entry,
            bs->drv->check_perm(bs, entry->perm, entry->shared, errp);
 }
 
+BlockDriverState *bdrv_find_overlay(const BlockDriverState *bs)
+{
+    guint i;
+
+    for (i = 0; i < bs->parents->len; i++) {
+        const BdrvChild *c = bs->parents->pdata[i];
+
+        if (c->parent && c == c->parent->backing) {
+            return c->parent;
+        }
+    }
+    return NULL;
+}
+
 const BdrvChild *bdrv_find_job(const BlockDriverState *bs)
 {
     const BdrvChild *job = NULL;

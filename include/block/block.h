@@ -173,6 +173,16 @@ bool bdrv_insert_filter(BlockDriverState *filter, BlockDriverState *bs,
                         GError **errp);
 bool bdrv_remove_filter(BlockDriverState *filter, GError **errp);
 /*
+ * blockdev-snapshot: @bs becomes the backing file of @overlay, and whoever used
+ * @bs uses @overlay from now on, where all is written that is new. @overlay is of a
+ * format that can have a backing file, has none, and nobody uses it; no job uses
+ * @bs. Waits for requests, bdrv_snapshot_drain_us at most, and flushes @bs. Graph
+ * mutex held. False and @errp on error, and then nothing has changed.
+ */
+bool bdrv_snapshot(BlockDriverState *bs, BlockDriverState *overlay,
+                   GError **errp);
+extern int64_t bdrv_snapshot_drain_us;
+/*
  * All parents of @from that may follow (not jobs, not what @to itself stands
  * on) use @to from now on; permissions are checked first, and on failure
  * nothing has changed. Graph mutex held, @from drained by the caller. Requests

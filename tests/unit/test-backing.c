@@ -18,9 +18,16 @@ static BlockDriverState *files[3];
 static BlockDriverState *base, *mid, *top;
 static BlockBackend *blk;
 
+static int filter_preadv(BlockDriverState *bs, int64_t offset, int64_t bytes,
+                         const struct iovec *iov, int niov, int flags)
+{
+    return bdrv_preadv(bs->file->bs, offset, bytes, iov, niov, flags);
+}
+
 static const BlockDriver filter_driver = {
     .format_name = "filter",
     .kind = BLOCK_DRIVER_FILTER,
+    .preadv = filter_preadv,
 };
 
 /*
@@ -358,6 +365,215 @@ START_TEST(test_permissions_read_only)
 }
 END_TEST
 
+/* ---- blockdev-snapshot -------------------------------------------------- */
+
+static MemDisk *overlay_disk;
+static BlockDriverState *overlay;
+
+static void set_up_overlay(void)
+{
+    BlockDriverState *file;
+
+    set_up();
+    overlay_disk = mem_disk_new(LENGTH, 1);
+    bdrv_graph_lock();
+    file = mem_node_new(&mem_driver, "overlay-file", overlay_disk);
+    overlay = cow_new("overlay", file, NULL);
+    bdrv_unref(file);
+    ck_assert(blk_set_perm(blk, READ | WRITE, ALL & ~WRITE, NULL));
+    bdrv_graph_unlock();
+}
+
+static void tear_down_overlay(void)
+{
+    bdrv_graph_lock();
+    blk_detach(blk);
+    if (overlay) {
+        bdrv_unref(overlay);
+    }
+    bdrv_graph_unlock();
+    tear_down();
+    mem_disk_free(overlay_disk);
+}
+
+static void snapshot_fails(BlockDriverState *bs, BlockDriverState *on,
+                           const char *text)
+{
+    g_autoptr(GError) err = NULL;
+
+    ck_assert(!bdrv_snapshot(bs, on, &err));
+    ck_assert_str_eq(err->message, text);
+}
+
+static void write_block(int block, char c)
+{
+    char buf[COW_BLOCK];
+
+    memset(buf, c, sizeof(buf));
+    ck_assert_int_eq(blk_pwrite(blk, block * COW_BLOCK, sizeof(buf), buf, 0),
+                     0);
+}
+
+START_TEST(test_snapshot)
+{
+    int64_t pnum;
+
+    bdrv_graph_lock();
+    ck_assert(bdrv_snapshot(top, overlay, NULL));
+    ck_assert_ptr_eq(overlay->backing->bs, top);
+    ck_assert_uint_eq(overlay->perm, READ | WRITE);
+    ck_assert_uint_eq(top->perm, READ);
+    ck_assert_uint_eq(overlay->quiesce, 0);
+    ck_assert_uint_eq(top->quiesce, 0);
+    bdrv_graph_unlock();
+    /* What was written before is on the disk. */
+    ck_assert_int_eq(mem_count(disks[2], MEM_FLUSH), 1);
+
+    assert_blocks(blk, "aa0bc00aaa00b000");
+    write_block(4, 'x');
+    write_block(15, 'y');
+    assert_blocks(blk, "aa0bx00aaa00b00y");
+    ck_assert_int_eq(mem_count(disks[2], MEM_WRITE), 0);
+    ck_assert_int_eq(disks[2]->data[4 * COW_BLOCK], 'c');
+    ck_assert_int_eq(blk_allocation_depth(blk, 4 * COW_BLOCK, 1, &pnum), 1);
+    ck_assert_int_eq(blk_allocation_depth(blk, 6 * COW_BLOCK, 1, &pnum), 2);
+
+    bdrv_graph_lock();
+    snapshot_fails(top, overlay,
+                   "Node 'top' is busy: node is used as backing hd of "
+                   "'overlay'");
+    bdrv_graph_unlock();
+}
+END_TEST
+
+/* Users above a filter follow, too. */
+START_TEST(test_snapshot_filter)
+{
+    BlockDriverState *filter;
+
+    bdrv_graph_lock();
+    filter = bdrv_new_internal(&filter_driver, "filter", NULL);
+    ck_assert(bdrv_insert_filter(filter, top, NULL));
+    ck_assert(bdrv_snapshot(top, overlay, NULL));
+    ck_assert_ptr_eq(filter->file->bs, overlay);
+    bdrv_graph_unlock();
+    assert_blocks(blk, "aa0bc00aaa00b000");
+    bdrv_graph_lock();
+    ck_assert(bdrv_remove_filter(filter, NULL));
+    bdrv_unref(filter);
+    bdrv_graph_unlock();
+}
+END_TEST
+
+START_TEST(test_snapshot_refused)
+{
+    MemDisk *disk = mem_disk_new(LENGTH, 1);
+    BlockBackend *user = blk_new("user", false, READ, ALL);
+    BlockBackend *job = blk_new("job 'j'", true, READ, ALL);
+    BlockDriverState *file, *filter, *lone;
+
+    bdrv_graph_lock();
+    snapshot_fails(mid, overlay,
+                   "Node 'mid' is busy: node is used as backing hd of 'top'");
+    snapshot_fails(top, mid,
+                   "Node 'mid' is busy: node is used as backing hd of 'top'");
+    snapshot_fails(top, top, "The overlay is already in use");
+    snapshot_fails(overlay, overlay,
+                   "Making 'overlay' a backing child of 'overlay' would "
+                   "create a cycle");
+    file = mem_node_new(&mem_driver, "file", disk);
+    snapshot_fails(top, file, "The overlay does not support backing images");
+    filter = bdrv_new_internal(&filter_driver, "filter", NULL);
+    ck_assert(bdrv_attach_child(filter, overlay, "file", NULL) != NULL);
+    ck_assert(blk_attach(user, filter, NULL));
+    snapshot_fails(top, overlay, "The overlay is already in use");
+    blk_detach(user);
+    bdrv_unref(filter);
+
+    ck_assert(blk_attach(job, top, NULL));
+    snapshot_fails(top, overlay,
+                   "Node 'top' is busy: block device is in use by job 'j'");
+    blk_free(job);
+
+    lone = cow_new("lone", file, NULL);
+    blk_detach(blk);
+    snapshot_fails(lone, top, "The overlay already has a backing image");
+    ck_assert(blk_attach(blk, top, NULL));
+    bdrv_unref(lone);
+
+    /* Its users write. */
+    cow_next.read_only = true;
+    lone = cow_new("lone", file, NULL);
+    snapshot_fails(top, lone, "Block node 'lone' is read-only");
+    ck_assert_ptr_null(lone->backing);
+    bdrv_unref(lone);
+    bdrv_unref(file);
+
+    blk_free(user);
+    ck_assert_ptr_null(overlay->backing);
+    ck_assert_uint_eq(top->quiesce, 0);
+    bdrv_graph_unlock();
+    mem_disk_free(disk);
+    write_block(0, 'x');
+    assert_blocks(blk, "xa0bc00aaa00b000");
+}
+END_TEST
+
+static int failing_flush(MemDisk *disk, MemOp op, int64_t offset, int64_t bytes)
+{
+    return op == MEM_FLUSH ? -EIO : 0;
+}
+
+START_TEST(test_snapshot_flush_fails)
+{
+    disks[2]->hook = failing_flush;
+    bdrv_graph_lock();
+    snapshot_fails(top, overlay,
+                   "Could not flush node 'top': Input/output error");
+    ck_assert_ptr_null(overlay->backing);
+    ck_assert_uint_eq(top->quiesce, 0);
+    bdrv_graph_unlock();
+    disks[2]->hook = NULL;
+    assert_blocks(blk, "aa0bc00aaa00b000");
+}
+END_TEST
+
+static int slow_read(MemDisk *disk, MemOp op, int64_t offset, int64_t bytes)
+{
+    while (op == MEM_READ && !g_atomic_pointer_get(&disk->opaque)) {
+        sched_yield();
+    }
+    return 0;
+}
+
+static void *read_top(void *opaque)
+{
+    assert_blocks(blk, "aa0bc00aaa00b000");
+    return NULL;
+}
+
+START_TEST(test_snapshot_hanging_request)
+{
+    pthread_t thread;
+
+    bdrv_snapshot_drain_us = 1000;
+    disks[2]->hook = slow_read;
+    ck_assert_int_eq(pthread_create(&thread, NULL, read_top, NULL), 0);
+    while (mem_count(disks[2], MEM_READ) == 0) {
+        sched_yield();
+    }
+    bdrv_graph_lock();
+    snapshot_fails(top, overlay, "Node 'top' is busy: a request does not end");
+    bdrv_graph_unlock();
+    g_atomic_pointer_set(&disks[2]->opaque, disks);
+    ck_assert_int_eq(pthread_join(thread, NULL), 0);
+    bdrv_snapshot_drain_us = G_USEC_PER_SEC;
+    bdrv_graph_lock();
+    ck_assert(bdrv_snapshot(top, overlay, NULL));
+    bdrv_graph_unlock();
+}
+END_TEST
+
 /* ---- what a header names ------------------------------------------------ */
 
 static char *dir, *image;
@@ -594,6 +810,15 @@ int main(void)
     tcase_add_test(tc, test_flush);
     tcase_add_test(tc, test_permissions);
     tcase_add_test(tc, test_permissions_read_only);
+    suite_add_tcase(s, tc);
+
+    tc = tcase_create("snapshot");
+    tcase_add_checked_fixture(tc, set_up_overlay, tear_down_overlay);
+    tcase_add_test(tc, test_snapshot);
+    tcase_add_test(tc, test_snapshot_filter);
+    tcase_add_test(tc, test_snapshot_refused);
+    tcase_add_test(tc, test_snapshot_flush_fails);
+    tcase_add_test(tc, test_snapshot_hanging_request);
     suite_add_tcase(s, tc);
 
     tc = tcase_create("header");

@@ -1,0 +1,128 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* blockdev-snapshot: what is there stays as it is, below a new overlay. */
+#include <errno.h>
+
+#include "block/graph-int.h"
+#include "util/error.h"
+
+/* A request that hangs shall not hold up the management thread for good. */
+int64_t bdrv_snapshot_drain_us = 10 * G_USEC_PER_SEC;
+
+/* Those who have @bs as a backing file rely on its contents. */
+static bool check_not_backing(BlockDriverState *bs, GError **errp)
+{
+    const BlockDriverState *above = bdrv_find_overlay(bs);
+
+    if (above) {
+        error_setg(errp,
+                   "Node '%s' is busy: node is used as backing hd of '%s'",
+                   bs->node_name, above->node_name);
+    }
+    return !above;
+}
+
+static bool check_no_job(BlockDriverState *bs, GError **errp)
+{
+    const BdrvChild *job = bdrv_find_job(bs);
+    g_autofree char *user = NULL;
+
+    if (job) {
+        user = bdrv_child_user(job);
+        error_setg(errp, "Node '%s' is busy: block device is in use by %s",
+                   bs->node_name, user);
+    }
+    return !job;
+}
+
+/* Does anybody use @bs, or what stands on it? */
+static bool is_used(const BlockDriverState *bs)
+{
+    guint i;
+
+    for (i = 0; i < bs->parents->len; i++) {
+        const BdrvChild *c = bs->parents->pdata[i];
+
+        if (c->blk || is_used(c->parent)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool check_overlay(BlockDriverState *bs, BlockDriverState *overlay,
+                          GError **errp)
+{
+    if (!check_not_backing(overlay, errp)) {
+        return false;
+    }
+    if (is_used(overlay)) {
+        error_setg(errp, "The overlay is already in use");
+        return false;
+    }
+    if (overlay->backing) {
+        error_setg(errp, "The overlay already has a backing image");
+        return false;
+    }
+    if (!overlay->drv->supports_backing) {
+        error_setg(errp, "The overlay does not support backing images");
+        return false;
+    }
+    if (bdrv_is_at_or_below(overlay, bs) || bdrv_is_at_or_below(bs, overlay)) {
+        error_setg(errp,
+                   "Making '%s' a backing child of '%s' would create a cycle",
+                   bs->node_name, overlay->node_name);
+        return false;
+    }
+    return true;
+}
+
+/* What was written to @bs is nobody's to flush afterwards. */
+static bool flush(BlockDriverState *bs, GError **errp)
+{
+    int ret = bdrv_is_read_only(bs) ? 0 : bdrv_flush(bs);
+
+    if (ret < 0) {
+        error_setg_errno(errp, -ret, "Could not flush node '%s'",
+                         bs->node_name);
+    }
+    return ret == 0;
+}
+
+/* It was made inline by a node that has the overlay now. */
+static void forget_maker(BlockDriverState *bs)
+{
+    guint i;
+
+    for (i = 0; i < bs->parents->len; i++) {
+        const BdrvChild *c = bs->parents->pdata[i];
+
+        if (c->parent && c->parent == bs->made_by) {
+            return;
+        }
+    }
+    bs->made_by = NULL;
+}
+
+bool bdrv_snapshot(BlockDriverState *bs, BlockDriverState *overlay,
+                   GError **errp)
+{
+    int64_t deadline_us = g_get_monotonic_time() + bdrv_snapshot_drain_us;
+    bool ok;
+
+    g_assert(bdrv_graph_locked());
+    if (!check_not_backing(bs, errp) || !check_no_job(bs, errp) ||
+        !check_overlay(bs, overlay, errp)) {
+        return false;
+    }
+    if (!bdrv_try_drained_begin(bs, deadline_us)) {
+        error_setg(errp, "Node '%s' is busy: a request does not end",
+                   bs->node_name);
+        return false;
+    }
+    ok = flush(bs, errp) && bdrv_put_overlay(overlay, bs, errp);
+    if (ok) {
+        forget_maker(bs);
+    }
+    bdrv_drained_end(bs);
+    return ok;
+}
