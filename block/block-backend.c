@@ -23,7 +23,7 @@
 
 struct BlockBackend {
     char *user;
-    bool is_job;
+    bool is_job, writes_below;
     uint64_t perm, shared_perm; /* graph mutex */
     int writable;               /* atomic: perm allows writes */
     BdrvChild *root; /* changed inside a closed gate and short graph lock */
@@ -244,6 +244,17 @@ void blk_free(BlockBackend *blk)
 bool blk_is_job(BlockBackend *blk)
 {
     return blk->is_job;
+}
+
+void blk_set_writes_below(BlockBackend *blk)
+{
+    g_assert(!blk->root);
+    blk->writes_below = true;
+}
+
+bool blk_writes_below(BlockBackend *blk)
+{
+    return blk->writes_below;
 }
 
 const char *blk_user(BlockBackend *blk)

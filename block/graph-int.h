@@ -107,6 +107,7 @@ void blk_gate_close(BlockBackend *blk);
 bool blk_gate_wait(BlockBackend *blk, int64_t deadline_us);
 void blk_gate_open(BlockBackend *blk);
 bool blk_is_job(BlockBackend *blk);
+bool blk_writes_below(BlockBackend *blk);
 const char *blk_user(BlockBackend *blk);
 
 #endif

@@ -255,8 +255,9 @@ static void copy_discarded(MirrorJob *s, int64_t pos, int64_t end)
     while (pos < end) {
         int64_t pnum = 0, map;
         BlockDriverState *file;
-        int ret = bdrv_block_status(s->source_bs, BDRV_WANT_ZERO, pos,
-                                    end - pos, &pnum, &map, &file);
+        int ret =
+            bdrv_block_status_above(s->source_bs, NULL, BDRV_WANT_ZERO, pos,
+                                    end - pos, &pnum, &map, &file, NULL);
         bool zero = ret >= 0 && (ret & BDRV_BLOCK_ZERO);
         int64_t n = ret < 0 || pnum <= 0 ? end - pos : MIN(pnum, end - pos);
         int flags = BDRV_REQ_MAY_UNMAP;

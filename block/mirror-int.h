@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* What mirror.c (the job), mirror-copy.c (its workers), mirror-pick.c and
- * mirror-active.c (guests' writes to both disks), and mirror-error.c share */
+/* What mirror.c (the job), mirror-start.c, commit.c, mirror-copy.c (its workers),
+ * mirror-pick.c and mirror-active.c (guests' writes to both disks), and
+ * mirror-error.c share */
 #ifndef BLOCK_MIRROR_INT_H
 #define BLOCK_MIRROR_INT_H
 
 #include "block/block-int.h"
 #include "block/dirty-bitmap.h"
-#include "block/job.h"
+#include "block/mirror.h"
 #include "block/range-lock.h"
 #include "util/sparse-bitmap.h"
 #include "util/thread.h"
@@ -57,6 +58,9 @@ struct MirrorJob {
     Job *job;
     BlockDriverState *source_bs, *target_bs, *filter;
     BlockDriverState *replaced_bs; /* source_bs, or below it by filters only */
+    /* At first only what the nodes above it hold is copied; or NULL */
+    BlockDriverState *base;
+    bool commits; /* the target is the base */
     BlockBackend *source, *target;
     BdrvDirtyBitmap *dirty;
     int64_t length;
@@ -104,7 +108,12 @@ struct MirrorJob {
 
     int zero_plain; /* atomic: the target has no fast zero-writes */
 
+    /* management thread; of a job that commits */
+    GPtrArray *between; /* of BlockBackend: on the nodes above the base */
+    bool was_read_only; /* the base */
+
     /* coordinator and management thread, one after the other */
+    bool base_known;   /* what is above it is dirty */
     bool target_known; /* mirror_learn_target() is done */
     bool ready;
     bool flushed; /* since the job is to complete */
@@ -119,6 +128,41 @@ typedef struct MirrorState {
     bool stopped;      /* on hold because of that */
     int ret;
 } MirrorState;
+
+/* ---- mirror.c ----------------------------------------------------------- */
+
+extern const JobDriver mirror_job_driver, commit_job_driver;
+
+/* ---- mirror-start.c ----------------------------------------------------- */
+
+typedef struct MirrorNodes {
+    BlockDriverState *source, *target, *replaced;
+    BlockDriverState *base; /* or NULL */
+    bool commits, was_read_only;
+} MirrorNodes;
+
+/* Of @options, what does not name nodes, and the filter's name. Takes references
+ * of its own. False and @errp: nothing has changed. Graph mutex held */
+bool mirror_start_with(const MirrorOptions *options, const MirrorNodes *nodes,
+                       GError **errp);
+/* False and @errp if a value does not do */
+bool mirror_check_options(const MirrorOptions *options, GError **errp);
+/* Does no node stand on @bs? */
+bool mirror_is_root(const BlockDriverState *bs);
+
+/* ---- commit.c ----------------------------------------------------------- */
+
+/*
+ * With the filter in its place and the source drained: nobody else may use the
+ * nodes between, and the base becomes as long as the source and may be written
+ * to. False and @errp; then commit_give_back() is still to be called.
+ */
+bool commit_take(MirrorJob *s, GError **errp);
+/* The reverse, before the source's users come back to it: the job writes no more.
+ * Drained */
+void commit_give_back(MirrorJob *s);
+/* Last; the nodes between are free. */
+void commit_clean(MirrorJob *s);
 
 /* ---- mirror-copy.c ------------------------------------------------------ */
 

@@ -51,9 +51,9 @@ static int source_status(MirrorJob *s, const MirrorOp *op, int64_t offset,
     int64_t map;
 
     if (op->past_gate) {
-        return bdrv_block_status(s->source_bs, BDRV_WANT_ZERO, offset,
-                                 MIN(bytes, BDRV_REQUEST_MAX_BYTES), pnum, &map,
-                                 &file);
+        return bdrv_block_status_above(
+            s->source_bs, NULL, BDRV_WANT_ZERO, offset,
+            MIN(bytes, BDRV_REQUEST_MAX_BYTES), pnum, &map, &file, NULL);
     }
     return blk_block_status(s->source, offset, bytes, BDRV_WANT_ZERO, pnum);
 }

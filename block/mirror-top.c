@@ -55,6 +55,25 @@ static int mirror_top_pdiscard(BlockDriverState *bs, int64_t offset,
     return bdrv_pdiscard(bs->file->bs, offset, bytes);
 }
 
+/*
+ * While a commit writes to the base, what is read at the nodes between changes,
+ * but not what is read here. So the nodes below need not read consistently for
+ * those above, nor be left alone.
+ */
+static void mirror_top_child_perm(BlockDriverState *bs, BdrvChild *child,
+                                  uint64_t perm, uint64_t shared,
+                                  uint64_t *nperm, uint64_t *nshared)
+{
+    MirrorTop *top = bs->opaque;
+
+    *nperm = perm;
+    *nshared = shared;
+    if (top->job->commits) {
+        *nperm &= ~BLK_PERM_CONSISTENT_READ;
+        *nshared |= BLK_PERM_WRITE;
+    }
+}
+
 const BlockDriver bdrv_mirror_top = {
     .format_name = "mirror_top",
     .kind = BLOCK_DRIVER_FILTER,
@@ -65,4 +84,5 @@ const BlockDriver bdrv_mirror_top = {
     .pwritev = mirror_top_pwritev,
     .pwrite_zeroes = mirror_top_pwrite_zeroes,
     .pdiscard = mirror_top_pdiscard,
+    .child_perm = mirror_top_child_perm,
 };

@@ -7,7 +7,8 @@
  * for it), and it turns into what the node in its turn needs of its children.
  *
  * A job knows what is written through its node, but not what somebody writes to
- * a node below past it. So nobody may, whatever its node's users share.
+ * a node below past it. So nobody may, whatever its node's users share; unless
+ * it is the job itself that does.
  */
 #include <string.h>
 
@@ -215,14 +216,17 @@ const BdrvChild *bdrv_find_job(const BlockDriverState *bs)
     return job;
 }
 
-static bool has_job(BlockDriverState *bs)
+/* Is there a job that must see all writes to @c of @bs? */
+static bool is_followed(const BlockDriverState *bs, const BdrvChild *c)
 {
+    bool chain = bs->drv->kind == BLOCK_DRIVER_FILTER || c == bs->backing;
     guint i;
 
     for (i = 0; i < bs->parents->len; i++) {
-        const BdrvChild *c = bs->parents->pdata[i];
+        const BdrvChild *user = bs->parents->pdata[i];
 
-        if (c->blk && blk_is_job(c->blk)) {
+        if (user->blk && blk_is_job(user->blk) &&
+            !(chain && blk_writes_below(user->blk))) {
             return true;
         }
     }
@@ -254,7 +258,6 @@ static bool check_node(GraphTran *tran, BlockDriverState *bs, bool loosen,
                        GArray *checked, GError **errp)
 {
     PermEntry entry = { .bs = bs };
-    bool followed = has_job(bs);
     guint i;
 
     if (!check_users(bs, &entry.perm, &entry.shared, errp)) {
@@ -279,7 +282,7 @@ static bool check_node(GraphTran *tran, BlockDriverState *bs, bool loosen,
                    !bs->drv->transparent) {
             format_child_perm(bs, c, &perm, &shared);
         }
-        if (followed) {
+        if (is_followed(bs, c)) {
             shared &= ~BLK_PERM_WRITE;
         }
         if (perm != c->perm || shared != c->shared_perm) {

@@ -157,7 +157,7 @@ static const SchemaType job_type_type = {
     .name = "JobType",
     .kind = SCHEMA_ENUM,
     .doc = "What a job does.",
-    .values = (const char *const[]){ "mirror", "create", NULL },
+    .values = (const char *const[]){ "commit", "mirror", "create", NULL },
 };
 
 static const SchemaType job_info_type = {
@@ -322,7 +322,8 @@ const QmpCommand qmp_job_commands[] = {
         .name = "block-job-cancel",
         .thread = QMP_MAIN,
         .args = &block_job_cancel_type,
-        .doc = "End a block job. A mirror that is ready ends with a consistent "
+        .doc = "End a block job. A mirror (or commit) that is ready ends with "
+               "a consistent "
                "copy (BLOCK_JOB_COMPLETED) unless force is given; all others "
                "are cancelled (BLOCK_JOB_CANCELLED).",
         .example = "{\"device\": \"mirror0\"}",

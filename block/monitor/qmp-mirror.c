@@ -7,12 +7,15 @@
 static const SchemaType sync_mode_type = {
     .name = "MirrorSyncMode",
     .kind = SCHEMA_ENUM,
-    .doc = "What to copy at first; what is written while the job runs is "
-           "copied in any case. \"full\": the whole disk; \"top\": what the "
-           "device itself holds over its backing file, which is the whole disk "
-           "as no node has one; \"none\": nothing. Then the job is ready at "
-           "once, and the target keeps the rest of what it has; around "
-           "what is written, granularity decides.",
+    .doc =
+        "What to copy at first; what is written while the job runs is "
+        "copied in any case. \"full\": the whole disk, as it is read through "
+        "the backing chain; \"top\": what the device itself holds over its "
+        "backing file, for a target that has the same one, or is going to; "
+        "\"none\": nothing. With \"top\" and \"none\" the target keeps the "
+        "rest of what it has; around what is written, granularity "
+        "decides. A device without a backing file is copied wholly by "
+        "\"top\", too.",
     .values = (const char *const[]){ "top", "full", "none", NULL },
 };
 
@@ -49,8 +52,10 @@ static const SchemaType blockdev_mirror_type = {
                      "count but where the target has to write them. Default: "
                      "0, no limit." },
             { "granularity", &schema_int, .optional = true,
-              .doc = "Bytes that are copied if one of them was written: a "
-                     "power of two from 512 to 64 MiB. Default: 64 KiB." },
+              .doc =
+                  "Bytes that are copied if one of them was written: a "
+                  "power of two from 512 to 64 MiB. Default: 64 KiB; less if "
+                  "the target has smaller clusters, but 4 KiB at least." },
             { "buf-size", &schema_int, .optional = true,
               .doc = "Bytes of data in flight at most, rounded up to 64 KiB: "
                      "16 requests share them. Up to 1 GiB; default: 16 MiB." },
@@ -79,7 +84,8 @@ static const SchemaType blockdev_mirror_type = {
             { "target-is-zero", &schema_bool, .optional = true,
               .doc = "All of the target is known to read as zeroes, so that "
                      "none need to be written there. If it is not so, the copy "
-                     "is wrong. Default: false." },
+                     "is wrong. Not with sync \"top\": what may be put below "
+                     "the target later would show. Default: false." },
             { NULL },
         },
 };

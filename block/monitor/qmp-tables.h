@@ -6,6 +6,7 @@
 #include "monitor/qmp.h"
 
 extern const QmpCommand qmp_block_commands[];
+extern const QmpCommand qmp_commit_commands[];
 extern const QmpCommand qmp_control_commands[];
 extern const QmpCommand qmp_export_commands[];
 extern const QmpCommand qmp_fd_commands[];

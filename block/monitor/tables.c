@@ -3,11 +3,17 @@
 #include "qmp-tables.h"
 
 const QmpCommand *const qmp_command_tables[] = {
-    qmp_control_commands,     qmp_block_commands,
-    qmp_query_block_commands, qmp_status_cache_commands,
-    qmp_export_commands,      qmp_mirror_commands,
-    qmp_job_commands,         qmp_object_commands,
-    qmp_fd_commands,          NULL,
+    qmp_control_commands,
+    qmp_block_commands,
+    qmp_query_block_commands,
+    qmp_status_cache_commands,
+    qmp_export_commands,
+    qmp_mirror_commands,
+    qmp_commit_commands,
+    qmp_job_commands,
+    qmp_object_commands,
+    qmp_fd_commands,
+    NULL,
 };
 
 const QmpEvent *const qmp_event_tables[] = {

@@ -218,6 +218,11 @@ void bdrv_close_all(void);
 BlockBackend *blk_new(const char *user, bool is_job, uint64_t perm,
                       uint64_t shared_perm);
 /*
+ * The job of @blk itself writes below its node, to what that stands on (by backing
+ * links, or as a filter), and knows what it does. Before blk_attach()
+ */
+void blk_set_writes_below(BlockBackend *blk);
+/*
  * Graph mutex held. Takes a reference of @bs; fails on permission conflicts.
  * Requests of a BlockBackend without a node return -ENOMEDIUM.
  */

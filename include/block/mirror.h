@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* The job that copies a disk while it is in use */
+/* The jobs that copy a disk while it is in use: to another one, or to what it
+ * stands on */
 #ifndef BLOCK_MIRROR_H
 #define BLOCK_MIRROR_H
 
@@ -10,13 +11,15 @@
 
 #define MIRROR_MIN_GRANULARITY 512
 #define MIRROR_MAX_GRANULARITY (INT64_C(64) << 20)
+/* The default is the target's cluster size, if it has one, between these. */
+#define MIRROR_MIN_CLUSTER 4096
 #define MIRROR_DEFAULT_GRANULARITY 65536
 #define MIRROR_MAX_BUF_SIZE (INT64_C(1) << 30)
 #define MIRROR_DEFAULT_BUF_SIZE (INT64_C(16) << 20)
 
 /* What is copied at first; what is written later is, in any case */
 typedef enum MirrorSync {
-    MIRROR_SYNC_TOP,  /* not the backing file; as no node has one: FULL */
+    MIRROR_SYNC_TOP,  /* what is not in the backing file; without one: FULL */
     MIRROR_SYNC_FULL, /* everything */
     MIRROR_SYNC_NONE, /* nothing: the target keeps what it has */
 } MirrorSync;
@@ -30,7 +33,7 @@ typedef struct MirrorOptions {
     int64_t buf_size;             /* bytes; 0: the default */
     MirrorSync sync;
     bool write_blocking; /* copy-mode */
-    bool target_is_zero; /* all of the target reads as zeroes */
+    bool target_is_zero; /* all of the target reads as zeroes; not with TOP */
     JobErrorPolicy on_source_error, on_target_error;
 } MirrorOptions;
 
@@ -39,5 +42,22 @@ typedef struct MirrorOptions {
  * failure nothing has changed.
  */
 bool mirror_start(const MirrorOptions *options, GError **errp);
+
+typedef struct CommitOptions {
+    JobOptions job;
+    const char *device; /* node name */
+    /* Nodes by name, or by the name of their file; both NULL: the bottom of the
+     * chain, and the device */
+    const char *base_node, *base, *top_node, *top;
+    const char *backing_file;     /* or NULL */
+    const char *filter_node_name; /* NULL: generated */
+    JobErrorPolicy on_error;
+} CommitOptions;
+
+/*
+ * block-commit: what the nodes above the base hold goes to the base, and then their
+ * users do. Management thread, graph mutex held. On failure nothing has changed.
+ */
+bool commit_start(const CommitOptions *options, GError **errp);
 
 #endif

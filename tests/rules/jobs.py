@@ -4,7 +4,8 @@
 The file, name, what is taken out, the text to find, the text to put there
 """
 from sources import (
-    JOB, JOB_ERROR, JOB_VERBS, MIRROR, COPY, PICK, MIRROR_ERROR, ACTIVE)
+    JOB, JOB_ERROR, JOB_VERBS, MIRROR, START, COMMIT, MIRROR_TOP, COPY, PICK,
+    MIRROR_ERROR, ACTIVE, PERMISSIONS)
 
 BREAKS = [
     (PICK, 'mirror-1', 'a range is in one hand at a time',
@@ -84,7 +85,7 @@ BREAKS = [
     (MIRROR, 'mirror-deadline', 'a drain that takes long is given up',
      '!bdrv_try_drained_begin(s->replaced_bs, deadline_us)',
      '!bdrv_try_drained_begin(s->replaced_bs, INT64_MAX)'),
-    (MIRROR, 'mirror-start', 'a drain at the start is given up, too',
+    (START, 'mirror-start', 'a drain at the start is given up, too',
      'g_get_monotonic_time() + mirror_limits.start_drain', 'INT64_MAX'),
     (MIRROR, 'mirror-patience', 'the next drain may take longer',
      'CLAMP(s->backoff_us / 2,', 'CLAMP(0,'),
@@ -130,8 +131,33 @@ BREAKS = [
      'if (job_is_cancelled(s->job))', 'if (0)'),
     (MIRROR, 'mirror-replaces', 'the target replaces what it is to replace',
      'bdrv_replace_node(s->replaced_bs,', 'bdrv_replace_node(s->source_bs,'),
-    (MIRROR, 'mirror-none', 'the target keeps what is not to be copied',
+    (START, 'mirror-none', 'the target keeps what is not to be copied',
      'options->sync != MIRROR_SYNC_NONE', 'true'),
+    (START, 'mirror-top', 'only what is not in the backing file is copied',
+     'options->sync != MIRROR_SYNC_NONE && !s->base', 'true'),
+    (START, 'mirror-top-zero', 'zeroes over data get to the target of sync=top',
+     'options->target_is_zero && options->sync != MIRROR_SYNC_TOP',
+     'options->target_is_zero'),
+    (START, 'mirror-top-learn', 'what may be put below a target is not its own',
+     's->target_known = all || options->sync != MIRROR_SYNC_FULL;',
+     's->target_known = all || options->sync == MIRROR_SYNC_NONE;'),
+    (START, 'mirror-overlay', 'a backing file is no target',
+     'if (overlay) {', 'if (0) {'),
+    (MIRROR, 'mirror-unknown', 'what nobody knows to be in the base is copied',
+     'if (ret != 0) {\n            bdrv_set_dirty',
+     'if (ret > 0) {\n            bdrv_set_dirty'),
+    (MIRROR_TOP, 'commit-top', 'the active layer is read without its chain',
+     '*nperm &= ~BLK_PERM_CONSISTENT_READ;', ''),
+    (COMMIT, 'commit-between', 'nobody reads the nodes between',
+     'if (is_filter_on(bs, s->base)) {', 'if (1) {'),
+    (COMMIT, 'commit-give-back', 'the nodes between are free after a commit',
+     '    commit_clean(s);\n    blk_detach', '    blk_detach'),
+    (COMMIT, 'commit-detach', 'nobody writes to the base after a commit',
+     '    blk_detach(s->target);\n', ''),
+    (COMMIT, 'commit-itself', 'no node is committed to itself',
+     'if (top == base || chain_contains(base, top)) {', 'if (0) {'),
+    (PERMISSIONS, 'commit-below', 'a job may itself write below its node',
+     '!(chain && blk_writes_below(user->blk))', 'true'),
     (JOB, 'job-commit', 'a cancellation before the commit point counts',
      '''    if (job->cancelled) {
         return -ECANCELED;

@@ -29,6 +29,9 @@ JOB = 'block/job.c'
 JOB_ERROR = 'block/job-error.c'
 JOB_VERBS = 'block/job-verbs.c'
 MIRROR = 'block/mirror.c'
+START = 'block/mirror-start.c'
+COMMIT = 'block/commit.c'
+MIRROR_TOP = 'block/mirror-top.c'
 COPY = 'block/mirror-copy.c'
 PICK = 'block/mirror-pick.c'
 MIRROR_ERROR = 'block/mirror-error.c'
@@ -67,14 +70,18 @@ TESTS = {
     RESIZE: ('file-posix', 'file-resize'),
     AGAIN: ('file-reopen', 'file-share'),
     REOPEN: ('reopen', 'file-reopen'),
-    PERMISSIONS: ('reopen', 'file-reopen'),
+    PERMISSIONS: ('reopen', 'file-reopen', 'commit'),
     ZERO: ('file-faults', 'file-share', 'file-posix', 'file-resize'),
     DEVICE: ('host-device',),
     KIN: ('status-registry', 'disk-kin', 'host-device'),
     JOB: ('job', 'job-error'),
     JOB_ERROR: ('job-error',),
     JOB_VERBS: ('job-error', 'job'),
-    MIRROR: ('mirror-options', 'mirror-active', 'mirror-error', 'mirror'),
+    MIRROR: ('mirror-options', 'mirror-chain', 'commit', 'mirror-active',
+             'mirror-error', 'mirror'),
+    START: ('mirror-options', 'mirror-chain', 'mirror'),
+    COMMIT: ('commit',),
+    MIRROR_TOP: ('commit',),
     COPY: ('mirror-options', 'mirror', 'mirror-error'),
     PICK: ('mirror', 'mirror-active', 'mirror-error'),
     ACTIVE: ('mirror-active',),

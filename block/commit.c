@@ -1,0 +1,325 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * block-commit of the active layer: what the nodes above the base hold is
+ * copied to the base while guests go on, and then they go on with the base.
+ *
+ * It is a mirror job whose target stands below its source. What guests read
+ * stays the same throughout: what is written to the base is what they read
+ * there already, through the chain. At the nodes between that is not so, as what the
+ * layers above them hold shines through from below: nobody else may read them
+ * meanwhile, nor write to the base.
+ */
+#include <inttypes.h>
+#include <string.h>
+
+#include "block/graph-int.h"
+#include "block/mirror-int.h"
+#include "util/error.h"
+
+/* ---- the chain ---------------------------------------------------------- */
+
+/* What @bs stands on: filters on their child, others by a backing link; or NULL */
+static BlockDriverState *next_below(const BlockDriverState *bs)
+{
+    const BdrvChild *c =
+        bs->drv->kind == BLOCK_DRIVER_FILTER ? bs->file : bs->backing;
+
+    return c ? c->bs : NULL;
+}
+
+static bool chain_contains(BlockDriverState *top, const BlockDriverState *bs)
+{
+    while (top && top != bs) {
+        top = next_below(top);
+    }
+    return top != NULL;
+}
+
+/* The name of the file that @bs is in, as it was given; to be freed. Or NULL */
+static char *file_name(BlockDriverState *bs)
+{
+    for (; bs; bs = bs->file ? bs->file->bs : NULL) {
+        g_autoptr(JsonObject) options = bdrv_copy_options(bs);
+        const char *name = schema_get_str(options, "filename", NULL);
+
+        if (name) {
+            return g_strdup(name);
+        }
+    }
+    return NULL;
+}
+
+static BlockDriverState *find_file(BlockDriverState *top, const char *name)
+{
+    for (; top; top = next_below(top)) {
+        g_autofree char *have = file_name(top);
+
+        if (have && !strcmp(have, name)) {
+            return top;
+        }
+    }
+    return NULL;
+}
+
+/* Borrowed from the chain of @device */
+static BlockDriverState *find_in_chain(BlockDriverState *device,
+                                       const char *node_name, GError **errp)
+{
+    BlockDriverState *bs = bdrv_find_node(node_name, NULL);
+    bool found;
+
+    if (!bs) {
+        error_setg(errp, "Cannot find device='' nor node-name='%s'", node_name);
+        return NULL;
+    }
+    found = chain_contains(device, bs);
+    bdrv_unref(bs);
+    if (!found) {
+        error_setg(errp, "'%s' is not in this backing file chain", node_name);
+        return NULL;
+    }
+    return bs;
+}
+
+static BlockDriverState *find_top(const CommitOptions *options,
+                                  BlockDriverState *device, GError **errp)
+{
+    BlockDriverState *bs = device;
+
+    if (options->top_node) {
+        return find_in_chain(device, options->top_node, errp);
+    }
+    if (options->top) {
+        bs = find_file(device, options->top);
+    }
+    if (!bs) {
+        error_setg(errp, "Top image file %s not found", options->top);
+    }
+    return bs;
+}
+
+static BlockDriverState *find_base(const CommitOptions *options,
+                                   BlockDriverState *device,
+                                   BlockDriverState *top, GError **errp)
+{
+    BlockDriverState *bs = top;
+
+    if (options->base_node) {
+        return find_in_chain(device, options->base_node, errp);
+    }
+    if (options->base) {
+        bs = find_file(top, options->base);
+        if (!bs) {
+            error_setg(errp, "Can't find '%s' in the backing chain",
+                       options->base);
+        }
+        return bs;
+    }
+    while (next_below(bs)) {
+        bs = next_below(bs);
+    }
+    return bs;
+}
+
+/* ---- the start ---------------------------------------------------------- */
+
+static bool check_options(const CommitOptions *options, GError **errp)
+{
+    if (options->base_node && options->base) {
+        error_setg(errp, "'base-node' and 'base' are mutually exclusive");
+        return false;
+    }
+    if (options->top_node && options->top) {
+        error_setg(errp, "'top-node' and 'top' are mutually exclusive");
+        return false;
+    }
+    return true;
+}
+
+/* Is it such a commit as can be done? @top and @base are in @device's chain. */
+static bool check_layers(const CommitOptions *options, BlockDriverState *device,
+                         BlockDriverState *top, BlockDriverState *base,
+                         GError **errp)
+{
+    const BlockDriverState *bs;
+
+    if (top == base || chain_contains(base, top)) {
+        error_setg(errp, "cannot commit an image into itself");
+        return false;
+    }
+    for (bs = device; bs; bs = bs != base ? next_below(bs) : NULL) {
+        if (job_uses_node((BlockDriverState *)bs, errp)) {
+            return false;
+        }
+    }
+    if (top != device) {
+        error_setg(errp,
+                   "Node '%s' cannot be committed: only the active layer, "
+                   "node '%s', can",
+                   top->node_name, device->node_name);
+        return false;
+    }
+    if (options->backing_file) {
+        error_setg(errp,
+                   "'backing-file' specified, but 'top' is the active layer");
+        return false;
+    }
+    return true;
+}
+
+static bool set_read_only(BlockDriverState *bs, bool read_only, GError **errp)
+{
+    g_autoptr(JsonArray) all = json_array_new();
+    JsonObject *options = bdrv_copy_options(bs);
+
+    json_object_set_string_member(options, "node-name", bs->node_name);
+    json_object_set_boolean_member(options, "read-only", read_only);
+    json_array_add_object_element(all, options);
+    return bdrv_reopen(all, errp);
+}
+
+static void set_read_only_again(BlockDriverState *base)
+{
+    g_autoptr(GError) err = NULL;
+
+    if (!set_read_only(base, true, &err)) {
+        g_warning("Could not make node '%s' read-only again: %s",
+                  base->node_name, err->message);
+    }
+}
+
+static bool start(const CommitOptions *options, BlockDriverState *device,
+                  GError **errp)
+{
+    MirrorOptions mirror = { .job = options->job,
+                             .filter_node_name = options->filter_node_name,
+                             .sync = MIRROR_SYNC_TOP,
+                             .on_source_error = options->on_error,
+                             .on_target_error = options->on_error };
+    MirrorNodes nodes = { .source = device,
+                          .replaced = device,
+                          .commits = true };
+    BlockDriverState *top = find_top(options, device, errp);
+    BlockDriverState *base = top ? find_base(options, device, top, errp) : NULL;
+
+    if (!base || !check_layers(options, device, top, base, errp) ||
+        !mirror_check_options(&mirror, errp)) {
+        return false;
+    }
+    nodes.target = nodes.base = base;
+    /* A file driver sees to that by itself. */
+    nodes.was_read_only = bdrv_is_read_only(base) &&
+                          !(base->auto_read_only && base->drv->check_perm);
+    if (nodes.was_read_only && !set_read_only(base, false, errp)) {
+        return false;
+    }
+    if (!mirror_start_with(&mirror, &nodes, errp)) {
+        if (nodes.was_read_only) {
+            set_read_only_again(base);
+        }
+        return false;
+    }
+    return true;
+}
+
+bool commit_start(const CommitOptions *options, GError **errp)
+{
+    BlockDriverState *device;
+    bool ok = false;
+
+    if (!check_options(options, errp)) {
+        return false;
+    }
+    device = bdrv_find_node(options->device, NULL);
+    if (!device) {
+        error_set_class(errp, ERROR_DEVICE_NOT_FOUND, "Device '%s' not found",
+                        options->device);
+        return false;
+    }
+    if (!mirror_is_root(device)) {
+        error_setg(errp, "Need a root block node");
+    } else {
+        ok = start(options, device, errp);
+    }
+    bdrv_unref(device);
+    return ok;
+}
+
+/* ---- the nodes between -------------------------------------------------- */
+
+/* Is it the base's contents that are read at @bs? */
+static bool is_filter_on(const BlockDriverState *bs,
+                         const BlockDriverState *base)
+{
+    while (bs != base && bs->drv->kind == BLOCK_DRIVER_FILTER) {
+        bs = bs->file->bs;
+    }
+    return bs == base;
+}
+
+static bool take_between(MirrorJob *s, BlockDriverState *bs, GError **errp)
+{
+    g_autofree char *user = g_strdup_printf("job '%s'", job_id(s->job));
+    uint64_t shared = BLK_PERM_WRITE_UNCHANGED | BLK_PERM_WRITE;
+    BlockBackend *blk;
+
+    if (is_filter_on(bs, s->base)) {
+        shared |= BLK_PERM_CONSISTENT_READ;
+    }
+    blk = blk_new(user, true, 0, shared);
+    blk_set_writes_below(blk);
+    g_ptr_array_add(s->between, blk);
+    if (!blk_attach(blk, bs, errp)) {
+        return false;
+    }
+    job_add_node(s->job, bs);
+    return true;
+}
+
+static bool grow_base(MirrorJob *s, GError **errp)
+{
+    int64_t length = bdrv_getlength(s->base);
+
+    if (length < 0) {
+        error_setg_errno(errp, -length, "Could not get the length of node '%s'",
+                         bdrv_node_name(s->base));
+        return false;
+    }
+    return length >= s->length || bdrv_resize(s->base, s->length, errp) == 0;
+}
+
+static void free_blk(gpointer blk)
+{
+    blk_free(blk);
+}
+
+bool commit_take(MirrorJob *s, GError **errp)
+{
+    BlockDriverState *bs;
+
+    s->between = g_ptr_array_new_with_free_func(free_blk);
+    for (bs = next_below(s->source_bs); bs != s->base; bs = next_below(bs)) {
+        if (!take_between(s, bs, errp)) {
+            return false;
+        }
+    }
+    return grow_base(s, errp) &&
+           blk_set_perm(s->target, BLK_PERM_WRITE,
+                        BLK_PERM_WRITE_UNCHANGED | BLK_PERM_CONSISTENT_READ,
+                        errp);
+}
+
+void commit_clean(MirrorJob *s)
+{
+    g_clear_pointer(&s->between, g_ptr_array_unref);
+}
+
+void commit_give_back(MirrorJob *s)
+{
+    mirror_stop_workers(s);
+    commit_clean(s);
+    blk_detach(s->target);
+    if (s->was_read_only) {
+        set_read_only_again(s->base);
+    }
+}
