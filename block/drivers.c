@@ -12,6 +12,7 @@
     D(bdrv_file, "file")                                                       \
     D(bdrv_host_device, "host_device")                                         \
     D(bdrv_null_co, "null-co")                                                 \
+    D(bdrv_qcow2, "qcow2")                                                     \
     D(bdrv_raw, "raw")                                                         \
     D(bdrv_throttle, "throttle")
 
@@ -37,7 +38,7 @@ const BlockDriver *bdrv_find_driver(const char *format_name)
     return NULL;
 }
 
-static const SchemaType blockdev_driver_type = {
+const SchemaType blockdev_driver_type = {
     .name = "BlockdevDriver",
     .kind = SCHEMA_ENUM,
     .doc = "The drivers of block nodes.",
@@ -51,6 +52,16 @@ static const SchemaType discard_type = {
            "\"unmap\" passes them on. Zero-writes leave holes only with "
            "\"unmap\".",
     .values = (const char *const[]){ "ignore", "unmap", NULL },
+};
+
+const SchemaType prealloc_mode_type = {
+    .name = "PreallocMode",
+    .kind = SCHEMA_ENUM,
+    .doc =
+        "What to allocate: nothing; a format's tables alone; all, but leave it "
+        "unwritten; or all, written with zeroes.",
+    .values =
+        (const char *const[]){ "off", "metadata", "falloc", "full", NULL },
 };
 
 const SchemaType detect_zeroes_type = {

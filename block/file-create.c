@@ -18,20 +18,6 @@
 
 #define FULL_CHUNK (1 << 20)
 
-enum {
-    PREALLOC_OFF,
-    PREALLOC_FALLOC,
-    PREALLOC_FULL,
-};
-
-static const SchemaType prealloc_type = {
-    .name = "PreallocMode",
-    .kind = SCHEMA_ENUM,
-    .doc = "What to allocate: nothing; all, but leave it unwritten; or all, "
-           "written with zeroes.",
-    .values = (const char *const[]){ "off", "falloc", "full", NULL },
-};
-
 const SchemaType file_create_options_type = {
     .name = "BlockdevCreateOptionsFile",
     .kind = SCHEMA_OBJECT,
@@ -41,7 +27,7 @@ const SchemaType file_create_options_type = {
             { "filename", &schema_str,
               .doc = "Its path; a prefix \"file:\" is not part of it." },
             { "size", &schema_size, .doc = "Its length in bytes." },
-            { "preallocation", &prealloc_type, .optional = true,
+            { "preallocation", &prealloc_mode_type, .optional = true,
               .doc = "What to allocate of it; default \"off\"." },
             { NULL },
         },
@@ -67,15 +53,15 @@ static int write_zeroes(int fd, int64_t length, const BdrvStop *stop)
     return fsync(fd) < 0 ? -errno : 0;
 }
 
-static int preallocate(int fd, int64_t length, int prealloc,
+static int preallocate(int fd, int64_t length, BdrvPrealloc prealloc,
                        const BdrvStop *stop)
 {
     int ret = 0;
 
-    if (prealloc == PREALLOC_FULL) {
+    if (prealloc == BDRV_PREALLOC_FULL) {
         return write_zeroes(fd, length, stop);
     }
-    if (prealloc == PREALLOC_FALLOC && length > 0) {
+    if (prealloc == BDRV_PREALLOC_FALLOC && length > 0) {
         do {
             ret = fallocate(fd, 0, 0, length) < 0 ? -errno : 0;
         } while (ret == -EINTR);
@@ -83,8 +69,8 @@ static int preallocate(int fd, int64_t length, int prealloc,
     return ret;
 }
 
-static int fill_file(int fd, const char *filename, int64_t length, int prealloc,
-                     const BdrvStop *stop, GError **errp)
+static int fill_file(int fd, const char *filename, int64_t length,
+                     BdrvPrealloc prealloc, const BdrvStop *stop, GError **errp)
 {
     int ret;
 
@@ -112,8 +98,8 @@ int file_create(JsonObject *options, const BdrvStop *stop, GError **errp)
     const char *filename =
         file_strip_protocol(schema_get_str(options, "filename", NULL));
     uint64_t size = schema_get_int(options, "size", 0);
-    int prealloc =
-        schema_get_enum(options, "preallocation", &prealloc_type, PREALLOC_OFF);
+    BdrvPrealloc prealloc = schema_get_enum(
+        options, "preallocation", &prealloc_mode_type, BDRV_PREALLOC_OFF);
     const uint64_t perm = BLK_PERM_WRITE | BLK_PERM_RESIZE;
     ImageLock lock;
     struct stat st;
@@ -123,6 +109,10 @@ int file_create(JsonObject *options, const BdrvStop *stop, GError **errp)
         error_setg(errp, "Size %" PRIu64 " of '%s' is too large", size,
                    filename);
         return -EINVAL;
+    }
+    if (prealloc == BDRV_PREALLOC_METADATA) {
+        error_setg(errp, "Unsupported preallocation mode 'metadata'");
+        return -ENOTSUP;
     }
     fd = file_open_kind(&file_kind_regular, filename, O_RDWR | O_CREAT, &st,
                         errp);

@@ -51,8 +51,7 @@ static void resize_bitmaps_above(BlockDriverState *bs)
 
 /* With the permission to do so. What is drained is the node that has the data:
  * all that stands on it sees the new size. */
-static int drain_and_truncate(BlockDriverState *bs, int64_t length,
-                              GError **errp)
+int bdrv_truncate_drained(BlockDriverState *bs, int64_t length, GError **errp)
 {
     int64_t deadline_us = g_get_monotonic_time() + bdrv_resize_drain_us;
     BlockDriverState *bottom = bs;
@@ -86,7 +85,7 @@ int bdrv_resize(BlockDriverState *bs, int64_t length, GError **errp)
     }
     blk = blk_new("block_resize", false, BLK_PERM_RESIZE, BLK_PERM_ALL);
     if (blk_attach(blk, bs, errp)) {
-        ret = drain_and_truncate(bs, length, errp);
+        ret = bdrv_truncate_drained(bs, length, errp);
     }
     blk_free(blk);
     return ret;

@@ -287,6 +287,16 @@ extern const SchemaType blockdev_ref_type;     /* BlockdevRef */
 extern const SchemaType blockdev_ref_or_null_type;
 /* BlockdevDetectZeroesOptions, its values in the order of BdrvDetectZeroes */
 extern const SchemaType detect_zeroes_type;
+extern const SchemaType blockdev_driver_type; /* BlockdevDriver */
+/* PreallocMode, its values in the order of BdrvPrealloc */
+extern const SchemaType prealloc_mode_type;
+
+typedef enum BdrvPrealloc {
+    BDRV_PREALLOC_OFF,
+    BDRV_PREALLOC_METADATA, /* of formats */
+    BDRV_PREALLOC_FALLOC,
+    BDRV_PREALLOC_FULL,
+} BdrvPrealloc;
 
 /*
  * The child @name of @bs: opens what options say (inline object or node name)
@@ -338,6 +348,8 @@ extern int64_t bdrv_resize_drain_us;
 /* For truncate() of drivers: the same of a child, of any length. Graph mutex held,
  * drained */
 int bdrv_truncate(BlockDriverState *bs, int64_t length, GError **errp);
+/* The same by who has the permission, with all that bdrv_resize() does */
+int bdrv_truncate_drained(BlockDriverState *bs, int64_t length, GError **errp);
 /*
  * Requests between nodes: the caller is inside a gate. Any alignment, within
  * the disk; bounced, split, falling back as needed. Writes and zero-writes may
