@@ -416,6 +416,14 @@ static void clear_extension(gpointer opaque)
     g_free(((Qcow2Extension *)opaque)->data);
 }
 
+GArray *qcow2_extensions_new(void)
+{
+    GArray *extensions = g_array_new(false, false, sizeof(Qcow2Extension));
+
+    g_array_set_clear_func(extensions, clear_extension);
+    return extensions;
+}
+
 int qcow2_parse_header(Qcow2State *s, const uint8_t *buf, size_t bytes,
                        GError **errp)
 {
@@ -427,8 +435,7 @@ int qcow2_parse_header(Qcow2State *s, const uint8_t *buf, size_t bytes,
     }
     s->cluster_size = INT64_C(1) << s->cluster_bits;
     s->l2_bits = s->cluster_bits - 3;
-    s->extensions = g_array_new(false, false, sizeof(Qcow2Extension));
-    g_array_set_clear_func(s->extensions, clear_extension);
+    s->extensions = qcow2_extensions_new();
     if ((ret = read_fields(s, &h, buf, bytes, errp)) < 0 ||
         (ret = check_disk(s, &h, errp)) < 0 ||
         (ret = read_extensions(s, &h, buf, bytes, errp)) < 0 ||

@@ -189,6 +189,7 @@ void qcow2_free_state(BlockDriverState *bs)
     g_clear_pointer(&s->l1, g_free);
     g_clear_pointer(&s->snapshots, g_array_unref);
     mutex_unlock(&s->lock);
+    qcow2_last_read_free(s);
     qcow2_free_header(s);
     range_lock_free(s->ranges);
     mutex_destroy(&s->lock);
@@ -208,8 +209,6 @@ static int qcow2_open(BlockDriverState *bs, JsonObject *options, GError **errp)
         qcow2_free_state(bs);
         return ret;
     }
-    bs->limits.pwrite_zeroes_alignment = s->cluster_size;
-    bs->limits.pdiscard_alignment = s->cluster_size;
     return 0;
 }
 

@@ -317,6 +317,8 @@ int qcow2_header_cluster_bits(const uint8_t *buf, unsigned *cluster_bits,
                               GError **errp);
 int qcow2_parse_header(Qcow2State *s, const uint8_t *buf, size_t bytes,
                        GError **errp);
+/* For s->extensions */
+GArray *qcow2_extensions_new(void);
 /* What parsing has allocated */
 void qcow2_free_header(Qcow2State *s);
 /* Entries of the L1 table that a disk of @length bytes needs */

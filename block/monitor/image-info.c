@@ -18,8 +18,22 @@
 static bool is_common_option(const char *name)
 {
     static const char *const common[] = {
-        "node-name",   "discard",        "cache",         "read-only", "file",
-        "force-share", "auto-read-only", "detect-zeroes", "driver",    NULL,
+        "node-name",
+        "discard",
+        "cache",
+        "read-only",
+        "file",
+        "force-share",
+        "auto-read-only",
+        "detect-zeroes",
+        "driver",
+        /* What qcow2 adds says nothing of the image either. */
+        "backing",
+        "cache-size",
+        "l2-cache-size",
+        "refcount-cache-size",
+        "lazy-refcounts",
+        NULL,
     };
 
     return g_strv_contains(common, name);
