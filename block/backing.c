@@ -262,9 +262,10 @@ int bdrv_open_backing(BlockDriverState *bs, JsonObject *options,
     int ret = 0;
 
     g_assert(bdrv_graph_locked() && bs->drv->supports_backing);
+    bs->names_backing = header_file && *header_file;
     if (node && !JSON_NODE_HOLDS_NULL(node)) {
         ret = bdrv_open_child(bs, options, "backing", &err) ? 0 : -EINVAL;
-    } else if (!node && header_file && *header_file) {
+    } else if (!node && bs->names_backing) {
         ret =
             open_child_of_header(bs, options, header_file, header_format, &err);
     }

@@ -32,6 +32,10 @@ void bdrv_need_range_lock(BlockDriverState *bs);
 /* An edge of @parent or of @blk, to nowhere yet */
 BdrvChild *bdrv_child_new(BlockDriverState *parent, BlockBackend *blk,
                           const char *name, uint64_t perm, uint64_t shared);
+/* Enter it with its parent node, which then has it; and the reverse, where it leads
+ * nowhere, and is freed. Graph mutex held, and the parent is drained, or new */
+void bdrv_child_link(BdrvChild *child);
+void bdrv_child_unlink(BdrvChild *child);
 /* Lead it nowhere again. Nothing of its parent is in flight. */
 void bdrv_child_detach(BdrvChild *child);
 /* @child leads nowhere. */

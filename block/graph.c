@@ -363,8 +363,10 @@ bool graph_tran_finish(GraphTran *tran, bool ok)
 
 /* ---- children ----------------------------------------------------------- */
 
-static void link_child(BlockDriverState *parent, BdrvChild *child)
+void bdrv_child_link(BdrvChild *child)
 {
+    BlockDriverState *parent = child->parent;
+
     graph_short_wrlock();
     g_ptr_array_add(parent->children, child);
     if (!strcmp(child->name, "file")) {
@@ -375,8 +377,7 @@ static void link_child(BlockDriverState *parent, BdrvChild *child)
     graph_short_wrunlock();
 }
 
-/* @child leads nowhere. */
-static void unlink_child(BdrvChild *child)
+void bdrv_child_unlink(BdrvChild *child)
 {
     graph_short_wrlock();
     g_ptr_array_remove(child->parent->children, child);
@@ -408,10 +409,10 @@ BdrvChild *bdrv_attach_child(BlockDriverState *parent, BlockDriverState *bs,
     BdrvChild *child = bdrv_child_new(parent, NULL, name, 0, BLK_PERM_ALL);
     GraphTran *tran = graph_tran_new();
 
-    link_child(parent, child);
+    bdrv_child_link(child);
     graph_tran_move(tran, child, bs);
     if (!graph_tran_finish(tran, graph_tran_check(tran, nodes, errp))) {
-        unlink_child(child);
+        bdrv_child_unlink(child);
         return NULL;
     }
     return child;
@@ -440,7 +441,7 @@ void bdrv_child_detach(BdrvChild *child)
 void bdrv_detach_child(BdrvChild *child)
 {
     bdrv_child_detach(child);
-    unlink_child(child);
+    bdrv_child_unlink(child);
 }
 
 /* ---- changes of the graph ----------------------------------------------- */
@@ -490,12 +491,12 @@ static bool put_on(BlockDriverState *top, BlockDriverState *bs,
 
     child = bdrv_child_new(top, NULL, name, 0, BLK_PERM_ALL);
     bdrv_drained_begin(bs);
-    link_child(top, child);
+    bdrv_child_link(child);
     graph_tran_move(tran, child, bs);
     move_parents(tran, bs, top, false);
     ok = graph_tran_finish(tran, graph_tran_check(tran, nodes, errp));
     if (!ok) {
-        unlink_child(child);
+        bdrv_child_unlink(child);
     }
     bdrv_drained_end(bs);
     return ok;
@@ -530,7 +531,7 @@ bool bdrv_remove_filter(BlockDriverState *filter, GError **errp)
     graph_tran_move(tran, child, NULL);
     ok = graph_tran_finish(tran, graph_tran_check(tran, nodes, errp));
     if (ok) {
-        unlink_child(child);
+        bdrv_child_unlink(child);
     }
     bdrv_drained_end(filter);
     bdrv_unref(filter);

@@ -26,11 +26,18 @@
 /* A request that hangs shall not hold up the management thread for good. */
 int64_t bdrv_reopen_drain_us = 10 * G_USEC_PER_SEC;
 
+/* A child that is to be another one, or one more or less ("backing") */
+typedef struct ChildChange {
+    bool wanted;
+    BlockDriverState *new_bs; /* referenced; NULL: none */
+    BlockDriverState *old_bs; /* the transaction has a reference; or NULL */
+    BdrvChild *child;         /* of which it is a change, once that is made */
+} ChildChange;
+
 typedef struct Entry {
     BdrvReopen r;
-    BlockDriverState *new_file; /* referenced, if it is another than now */
-    BlockDriverState *old_file; /* then; the transaction has a reference */
-    JsonObject *given_options;  /* of an inline child from now on */
+    ChildChange file, backing;
+    JsonObject *given_options; /* of an inline child from now on */
     NodeOptions old;
     bool drained, prepared, set;
 } Entry;
@@ -39,8 +46,11 @@ static void entry_free(gpointer opaque)
 {
     Entry *e = opaque;
 
-    if (e->new_file) {
-        bdrv_unref(e->new_file);
+    if (e->file.new_bs) {
+        bdrv_unref(e->file.new_bs);
+    }
+    if (e->backing.new_bs) {
+        bdrv_unref(e->backing.new_bs);
     }
     bdrv_unref(e->r.bs);
     json_object_unref(e->r.options);
@@ -77,6 +87,7 @@ static bool is_common(const char *name)
 static bool may_change(const BlockDriver *drv, const char *name)
 {
     return is_common(name) || !strcmp(name, "file") ||
+           (drv->supports_backing && !strcmp(name, "backing")) ||
            g_strv_contains(drv->reopen_options, name);
 }
 
@@ -162,34 +173,18 @@ static bool add_named(GPtrArray *entries, JsonObject *options, GError **errp)
     return ok;
 }
 
-/* ---- the child "file" --------------------------------------------------- */
+/* ---- the children ------------------------------------------------------- */
 
-/* The child "file" as the user knows it: without the filters of jobs */
-static BlockDriverState *visible_file(const BlockDriverState *bs)
+/* A child as the user knows it: without the filters of jobs */
+static BlockDriverState *visible(const BdrvChild *c)
 {
-    bs = bs->file->bs;
+    BlockDriverState *bs = c->bs;
+
     while (!bs->drv->reopen_options && bs->drv->kind == BLOCK_DRIVER_FILTER &&
            bs->file) {
         bs = bs->file->bs;
     }
-    return (BlockDriverState *)bs;
-}
-
-static bool stands_on(BlockDriverState *top, const BlockDriverState *bs)
-{
-    guint i;
-
-    if (top == bs) {
-        return true;
-    }
-    for (i = 0; i < top->children->len; i++) {
-        const BdrvChild *c = top->children->pdata[i];
-
-        if (c->bs && stands_on(c->bs, bs)) {
-            return true;
-        }
-    }
-    return false;
+    return bs;
 }
 
 int bdrv_reopen_check_contents(BlockDriverState *bs, const char *what,
@@ -207,33 +202,48 @@ int bdrv_reopen_check_contents(BlockDriverState *bs, const char *what,
     return -EBUSY;
 }
 
-static bool set_new_file(Entry *e, const char *name, GError **errp)
+static bool check_cycle(BlockDriverState *bs, BlockDriverState *new_bs,
+                        const char *child, GError **errp)
+{
+    if (new_bs && bdrv_is_at_or_below(bs, new_bs)) {
+        error_setg(errp, "Making '%s' a %s child of '%s' would create a cycle",
+                   new_bs->node_name, child, bs->node_name);
+        return false;
+    }
+    return true;
+}
+
+/* The child @child (@c, or NULL if there is none) is to be the node @name, or
+ * NULL. */
+static bool set_new_child(Entry *e, ChildChange *change, const BdrvChild *c,
+                          const char *child, const char *name, GError **errp)
 {
     BlockDriverState *bs = e->r.bs;
+    g_autofree char *what = g_strdup_printf("child '%s'", child);
 
-    e->new_file = bdrv_find_node(name, NULL);
-    if (!e->new_file) {
-        error_setg(errp, "Cannot find device='' nor node-name='%s'", name);
-    } else if (visible_file(bs) != bs->file->bs) {
-        error_setg(errp, "Cannot replace implicit 'file' child of node '%s'",
-                   bs->node_name);
-    } else if (stands_on(e->new_file, bs)) {
-        error_setg(errp,
-                   "Making '%s' a file child of '%s' would create a cycle",
-                   name, bs->node_name);
-    } else if (bdrv_reopen_check_contents(bs, "child 'file'", errp) == 0) {
-        e->r.file = e->new_file;
-        e->old_file = bs->file->bs;
-        return true;
+    if (name) {
+        change->new_bs = bdrv_find_node(name, NULL);
+        if (!change->new_bs) {
+            error_setg(errp, "Cannot find device='' nor node-name='%s'", name);
+            return false;
+        }
     }
-    return false;
+    if (c && visible(c) != c->bs) {
+        error_setg(errp, "Cannot replace implicit '%s' child of node '%s'",
+                   child, bs->node_name);
+        return false;
+    }
+    change->wanted = true;
+    change->old_bs = c ? c->bs : NULL;
+    return check_cycle(bs, change->new_bs, child, errp) &&
+           bdrv_reopen_check_contents(bs, what, errp) == 0;
 }
 
 /* The same child goes on; one that is inline, with what its parent has now. */
-static bool keep_file(GPtrArray *entries, Entry *e, JsonObject *given,
-                      GError **errp)
+static bool keep_child(GPtrArray *entries, Entry *e, const BdrvChild *c,
+                       JsonObject *given, GError **errp)
 {
-    BlockDriverState *child = visible_file(e->r.bs);
+    BlockDriverState *child = visible(c);
     g_autoptr(JsonObject) options = NULL;
 
     if (child->made_by != e->r.bs || find_entry(entries, child)) {
@@ -242,42 +252,69 @@ static bool keep_file(GPtrArray *entries, Entry *e, JsonObject *given,
     if (!given) {
         given = child->given_options;
     }
-    options = node_child_options(e->r.options, "file", given);
+    options = node_child_options(e->r.options, c->name, given);
     return add_entry(entries, child, options, given, errp);
 }
 
 /* An inline child may be told by its options as well; no name is its old one. */
-static bool is_the_inline_child(Entry *e, JsonObject *given)
+static bool is_the_inline_child(Entry *e, const BdrvChild *c, JsonObject *given)
 {
     const char *name = schema_get_str(given, "node-name", NULL);
-    BlockDriverState *child = visible_file(e->r.bs);
+    BlockDriverState *child = c ? visible(c) : NULL;
 
-    return child->made_by == e->r.bs &&
+    return child && child->made_by == e->r.bs &&
            (!name || !strcmp(name, child->node_name));
 }
 
-static bool add_file(GPtrArray *entries, Entry *e, GError **errp)
+/* @node: what is given for the child @name, which is @c now, or NULL: no name */
+static bool add_child(GPtrArray *entries, Entry *e, ChildChange *change,
+                      const BdrvChild *c, const char *name, JsonNode *node,
+                      GError **errp)
 {
-    JsonNode *node = json_object_get_member(e->r.options, "file");
-    BdrvChild *c = e->r.bs->file;
+    const char *node_name = NULL;
 
-    if (!c) {
-        return true;
-    }
-    e->r.file = c->bs;
     if (JSON_NODE_HOLDS_OBJECT(node)) {
         JsonObject *given = json_node_get_object(node);
 
-        if (!is_the_inline_child(e, given)) {
-            error_setg(errp, "Cannot change the option 'file.driver'");
+        if (!is_the_inline_child(e, c, given)) {
+            error_setg(errp, "Cannot change the option '%s.driver'", name);
             return false;
         }
-        return keep_file(entries, e, given, errp);
+        return keep_child(entries, e, c, given, errp);
     }
-    if (strcmp(json_node_get_string(node), visible_file(e->r.bs)->node_name)) {
-        return set_new_file(e, json_node_get_string(node), errp);
+    if (!JSON_NODE_HOLDS_NULL(node)) {
+        node_name = json_node_get_string(node);
     }
-    return keep_file(entries, e, NULL, errp);
+    if (g_strcmp0(node_name, c ? visible(c)->node_name : NULL)) {
+        return set_new_child(e, change, c, name, node_name, errp);
+    }
+    return !c || keep_child(entries, e, c, NULL, errp);
+}
+
+static bool add_children(GPtrArray *entries, Entry *e, GError **errp)
+{
+    BlockDriverState *bs = e->r.bs;
+    JsonNode *backing = json_object_get_member(e->r.options, "backing");
+
+    if (bs->file) {
+        if (!add_child(entries, e, &e->file, bs->file, "file",
+                       json_object_get_member(e->r.options, "file"), errp)) {
+            return false;
+        }
+        e->r.file = e->file.wanted ? e->file.new_bs : bs->file->bs;
+    }
+    if (!bs->drv->supports_backing) {
+        return true;
+    }
+    if (!backing) {
+        if (bs->backing || bs->names_backing) {
+            error_setg(errp, "backing is missing for '%s'", bs->node_name);
+            return false;
+        }
+        return true;
+    }
+    return add_child(entries, e, &e->backing, bs->backing, "backing", backing,
+                     errp);
 }
 
 static bool gather(GPtrArray *entries, JsonArray *options, GError **errp)
@@ -291,7 +328,7 @@ static bool gather(GPtrArray *entries, JsonArray *options, GError **errp)
         }
     }
     for (i = 0; i < entries->len; i++) {
-        if (!add_file(entries, entries->pdata[i], errp)) {
+        if (!add_children(entries, entries->pdata[i], errp)) {
             return false;
         }
     }
@@ -402,6 +439,29 @@ static void set_options(BlockDriverState *bs, const NodeOptions *o)
     bdrv_change_end();
 }
 
+static bool move_child(GraphTran *tran, GPtrArray *nodes, Entry *e,
+                       ChildChange *change, BdrvChild *child, const char *name,
+                       GError **errp)
+{
+    if (!change->wanted) {
+        return true;
+    }
+    /* One entry may have put it below what another puts it on. */
+    if (!check_cycle(e->r.bs, change->new_bs, name, errp)) {
+        return false;
+    }
+    if (change->old_bs) {
+        g_ptr_array_add(nodes, change->old_bs);
+    }
+    if (!child) {
+        child = bdrv_child_new(e->r.bs, NULL, name, 0, BLK_PERM_ALL);
+        bdrv_child_link(child);
+    }
+    change->child = child;
+    graph_tran_move(tran, child, change->new_bs);
+    return true;
+}
+
 /* As it is to be, so that permissions can be asked for */
 static bool change(GPtrArray *entries, GraphTran *tran, GError **errp)
 {
@@ -410,21 +470,15 @@ static bool change(GPtrArray *entries, GraphTran *tran, GError **errp)
 
     for (i = 0; i < entries->len; i++) {
         Entry *e = entries->pdata[i];
+        BlockDriverState *bs = e->r.bs;
 
-        set_options(e->r.bs, &e->r.common);
-        e->r.bs->reopening = e->set = true;
-        g_ptr_array_add(nodes, e->r.bs);
-        if (e->new_file) {
-            g_ptr_array_add(nodes, e->r.bs->file->bs);
-            /* One entry may have put it below what another puts it on. */
-            if (stands_on(e->new_file, e->r.bs)) {
-                error_setg(errp,
-                           "Making '%s' a file child of '%s' would create a "
-                           "cycle",
-                           e->new_file->node_name, e->r.bs->node_name);
-                return false;
-            }
-            graph_tran_move(tran, e->r.bs->file, e->new_file);
+        set_options(bs, &e->r.common);
+        bs->reopening = e->set = true;
+        g_ptr_array_add(nodes, bs);
+        if (!move_child(tran, nodes, e, &e->file, bs->file, "file", errp) ||
+            !move_child(tran, nodes, e, &e->backing, bs->backing, "backing",
+                        errp)) {
+            return false;
         }
     }
     return graph_tran_check(tran, nodes, errp);
@@ -436,6 +490,13 @@ static void replace_object(JsonObject **old, JsonObject **new)
 
     *old = *new;
     *new = tmp;
+}
+
+static void forget_old_child(BlockDriverState *bs, ChildChange *change)
+{
+    if (change->wanted && change->old_bs && change->old_bs->made_by == bs) {
+        change->old_bs->made_by = NULL;
+    }
 }
 
 static void commit(GPtrArray *entries)
@@ -453,9 +514,8 @@ static void commit(GPtrArray *entries)
         bdrv_need_range_lock(bs);
         replace_object(&bs->options, &e->r.options);
         bdrv_change_end();
-        if (e->new_file && e->old_file->made_by == bs) {
-            e->old_file->made_by = NULL;
-        }
+        forget_old_child(bs, &e->file);
+        forget_old_child(bs, &e->backing);
         if (e->given_options) {
             replace_object(&bs->given_options, &e->given_options);
         }
@@ -475,6 +535,14 @@ static void undo(GPtrArray *entries)
         if (e->prepared && e->r.bs->drv->reopen_abort) {
             e->r.bs->drv->reopen_abort(&e->r);
         }
+    }
+}
+
+/* The transaction is over: a link that leads nowhere is none. */
+static void unlink_child(ChildChange *change)
+{
+    if (change->child && !change->child->bs) {
+        bdrv_child_unlink(change->child);
     }
 }
 
@@ -498,7 +566,11 @@ static bool reopen_drained(GPtrArray *entries, GError **errp)
         undo(entries);
     }
     for (i = 0; i < entries->len; i++) {
-        ((Entry *)entries->pdata[i])->r.bs->reopening = false;
+        Entry *e = entries->pdata[i];
+
+        e->r.bs->reopening = false;
+        unlink_child(&e->file);
+        unlink_child(&e->backing);
     }
     return ok;
 }

@@ -335,7 +335,11 @@ const QmpCommand qmp_block_commands[] = {
             "\"host_device\" \"status-cache\", \"status-cache-size\", "
             "\"status-cache-learn-reads\" and \"status-probe\"; of \"raw\" "
             "\"offset\", \"size\" and \"file\"; of \"throttle\" "
-            "\"throttle-group\" and \"file\". A node that was made inline "
+            "\"throttle-group\" and \"file\". Of a node that has a backing "
+            "file, or whose image names one, \"backing\" must be given: the "
+            "one there is, or the name of another node, or null. A node that "
+            "was "
+            "made inline "
             "is reopened with the one that made it, and takes over what was "
             "not given for itself.",
         .example = "{\"options\": [{\"driver\": \"file\","

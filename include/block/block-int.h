@@ -255,7 +255,9 @@ struct BlockDriverState {
      * was given for it, before it took over what its parent has. Graph mutex */
     BlockDriverState *made_by;
     JsonObject *given_options;
-    bool reopening;     /* graph mutex: permissions are to be asked for anew */
+    bool
+        names_backing; /* the image's header names a backing file; graph mutex */
+    bool reopening;    /* graph mutex: permissions are to be asked for anew */
     BlockLimits limits; /* set by open; changed in a drain, short graph lock */
 
     BdrvChild *file;            /* the child "file" of formats and filters */
@@ -310,7 +312,8 @@ BdrvChild *bdrv_open_child(BlockDriverState *bs, JsonObject *options,
  * option: what the image's header names (@header_file, NULL or empty: none) and in
  * what format (@header_format, may be NULL: raw, unless it looks like another
  * format). That is a file or block device, relative to the directory of the
- * image's own file, and is opened for reading only. 0, or -errno and @errp.
+ * image's own file, and is opened for reading only. Keeps in bs->names_backing
+ * whether the header names one. 0, or -errno and @errp.
  */
 int bdrv_open_backing(BlockDriverState *bs, JsonObject *options,
                       const char *header_file, const char *header_format,

@@ -106,7 +106,8 @@ bool bdrv_monitor_del(const char *node_name, GError **errp);
 /*
  * blockdev-reopen: @options is an array of objects that are checked against
  * blockdev_options_type. Each names a node and says what its options are to be from
- * now on; what is left out goes back to its default. All nodes or none change.
+ * now on; what is left out goes back to its default, but "backing" must not be where
+ * there is a backing file. All nodes or none change.
  * Waits for requests, bdrv_reopen_drain_us at most. Graph mutex held. False and
  * @errp on error.
  */

@@ -127,6 +127,8 @@ static inline int cow_block_status(BlockDriverState *bs, unsigned want,
     return type == COW_ZERO ? BDRV_BLOCK_ZERO : 0;
 }
 
+static const char *const cow_reopen_options[] = { NULL };
+
 static const BlockDriver cow_driver = {
     .format_name = "cow",
     .kind = BLOCK_DRIVER_FORMAT,
@@ -134,6 +136,7 @@ static const BlockDriver cow_driver = {
     .supports_backing = true,
     .open = cow_open,
     .close = cow_close,
+    .reopen_options = cow_reopen_options,
     .preadv = cow_preadv,
     .pwritev = cow_pwritev,
     .getlength = cow_getlength,
