@@ -159,7 +159,8 @@ Qcow2Cache *qcow2_cache_new(Qcow2State *s, unsigned entries)
     c->n = entries;
     if (posix_memalign(&tables, TABLES_ALIGN,
                        (size_t)entries << s->cluster_bits)) {
-        g_error("no memory for %u tables of a qcow2 image", entries);
+        g_free(c);
+        return NULL;
     }
     c->tables = tables;
     c->entries = g_new0(CacheEntry, entries);

@@ -11,7 +11,6 @@
 #include "block/qcow2-refcount.h"
 #include "util/error.h"
 
-#define DEFAULT_REFBLOCKS 4
 /* Longer tables are not searched for what overlaps: the caches know some. */
 #define SEARCHED_ENTRIES 8192
 #define SEARCHED_SNAPSHOTS 1024
@@ -101,9 +100,6 @@ int qcow2_refcounts_open(Qcow2State *s, GError **errp)
     }
     g_free(s->reftable);
     s->reftable = table;
-    if (!s->refblock_cache) {
-        s->refblock_cache = qcow2_cache_new(s, DEFAULT_REFBLOCKS);
-    }
     if (!s->freed) {
         s->freed = g_array_new(FALSE, FALSE, sizeof(Qcow2Range));
     }

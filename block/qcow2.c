@@ -116,28 +116,53 @@ static int check_writable(const Qcow2State *s, GError **errp)
     return 0;
 }
 
-static void make_caches(Qcow2State *s, const Qcow2CacheSizes *sizes)
+/* Those that take the place of the node's own when nothing can fail any more */
+typedef struct Caches {
+    Qcow2Cache *l2, *refblocks;
+} Caches;
+
+static void free_caches(Caches *caches)
 {
-    qcow2_cache_free(s->l2_cache);
-    qcow2_cache_free(s->refblock_cache);
-    s->l2_cache = qcow2_cache_new(s, sizes->l2);
-    s->refblock_cache = qcow2_cache_new(s, sizes->refblocks);
+    qcow2_cache_free(caches->l2);
+    qcow2_cache_free(caches->refblocks);
+    *caches = (Caches){ 0 };
+}
+
+static int make_caches(Qcow2State *s, JsonObject *options, Caches *caches,
+                       GError **errp)
+{
+    Qcow2CacheSizes sizes;
+
+    *caches = (Caches){ 0 };
+    if (!qcow2_parse_cache_options(s, options, &sizes, errp)) {
+        return -EINVAL;
+    }
+    caches->l2 = qcow2_cache_new(s, sizes.l2);
+    caches->refblocks = qcow2_cache_new(s, sizes.refblocks);
+    if (!caches->l2 || !caches->refblocks) {
+        free_caches(caches);
+        error_setg(errp,
+                   "No memory for caches of %u L2 tables and %u refcount "
+                   "blocks of %" PRId64 " bytes",
+                   sizes.l2, sizes.refblocks, s->cluster_size);
+        return -ENOMEM;
+    }
+    return 0;
 }
 
 static int open_tables(Qcow2State *s, JsonObject *options, GError **errp)
 {
-    Qcow2CacheSizes sizes;
+    Caches caches;
     int ret;
 
-    if (!qcow2_parse_cache_options(s, options, &sizes, errp)) {
-        return -EINVAL;
-    }
     if ((ret = read_l1(s, errp)) < 0 ||
-        (ret = qcow2_read_snapshots(s, errp)) < 0) {
+        (ret = qcow2_read_snapshots(s, errp)) < 0 ||
+        (ret = make_caches(s, options, &caches, errp)) < 0) {
         return ret;
     }
     mutex_lock(&s->lock);
-    make_caches(s, &sizes);
+    s->l2_cache = caches.l2;
+    s->refblock_cache = caches.refblocks;
     ret = qcow2_refcounts_open(s, errp);
     mutex_unlock(&s->lock);
     return ret;
@@ -237,15 +262,12 @@ static int qcow2_reopen_prepare(BdrvReopen *r, GError **errp)
 {
     Qcow2State *s = r->bs->opaque;
     bool was_read_only = bdrv_is_read_only(r->bs);
-    g_autofree Qcow2CacheSizes *sizes = g_new0(Qcow2CacheSizes, 1);
+    Caches caches;
     int ret;
 
     if (r->file != r->bs->file->bs) {
         error_setg(errp, "Cannot change the child 'file' of node '%s'",
                    r->bs->node_name);
-        return -EINVAL;
-    }
-    if (!qcow2_parse_cache_options(s, r->options, sizes, errp)) {
         return -EINVAL;
     }
     if (was_read_only && !r->common.read_only) {
@@ -270,24 +292,31 @@ static int qcow2_reopen_prepare(BdrvReopen *r, GError **errp)
                          r->bs->node_name);
         return ret;
     }
-    r->opaque = g_steal_pointer(&sizes);
-    return 0;
+    ret = make_caches(s, r->options, &caches, errp);
+    if (ret == 0) {
+        r->opaque = g_memdup2(&caches, sizeof(caches));
+    }
+    return ret;
 }
 
 static void qcow2_reopen_commit(BdrvReopen *r)
 {
     Qcow2State *s = r->bs->opaque;
+    Caches *new = r->opaque;
+    Caches old;
 
     mutex_lock(&s->lock);
-    if (!qcow2_is_corrupt(s)) {
-        make_caches(s, r->opaque);
-    }
+    old = (Caches){ s->l2_cache, s->refblock_cache };
+    s->l2_cache = new->l2;
+    s->refblock_cache = new->refblocks;
     mutex_unlock(&s->lock);
-    g_free(r->opaque);
+    free_caches(&old);
+    g_free(new);
 }
 
 static void qcow2_reopen_abort(BdrvReopen *r)
 {
+    free_caches(r->opaque);
     g_free(r->opaque);
 }
 

@@ -202,8 +202,8 @@ static inline void qcow2_put_be64(void *p, uint64_t n)
 /* ---- qcow2-cache.c: tables of one cluster each, kept in memory ------------ */
 
 /*
- * @entries tables of cluster_size bytes. All functions: s->lock held. Tables are
- * as on the disk (big-endian).
+ * @entries tables of cluster_size bytes; NULL: there is no memory for so many. All
+ * other functions: s->lock held. Tables are as on the disk (big-endian).
  */
 Qcow2Cache *qcow2_cache_new(Qcow2State *s, unsigned entries);
 /* What is dirty is lost; NULL is fine. */
