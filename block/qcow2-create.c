@@ -270,9 +270,8 @@ static int write_tables(Qcow2State *s)
         ret = qcow2_write_file(s, first, refblocks << s->cluster_bits, refs);
     }
     if (ret == 0 && s->l1_entries) {
-        ret =
-            bdrv_pwrite_zeroes(s->bs->file->bs, s->l1_offset,
-                               (clusters << s->cluster_bits) - s->l1_offset, 0);
+        ret = bdrv_pwrite_zeroes(s->bs->file->bs, s->l1_offset,
+                                 s->l1_entries * sizeof(uint64_t), 0);
     }
     return ret;
 }
