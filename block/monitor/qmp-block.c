@@ -404,3 +404,33 @@ const QmpCommand qmp_block_commands[] = {
     },
     { NULL },
 };
+
+/* ---- events ------------------------------------------------------------- */
+
+static const SchemaType image_corrupted_type = {
+    .name = "q_obj_BLOCK_IMAGE_CORRUPTED-arg",
+    .kind = SCHEMA_OBJECT,
+    .members =
+        (const SchemaMember[]){
+            { "device", &schema_str, .doc = "Always empty." },
+            { "node-name", &schema_str, .optional = true,
+              .doc = "The node of the image." },
+            { "msg", &schema_str, .doc = "What is wrong, for people." },
+            { "offset", &schema_int, .optional = true,
+              .doc = "Where in the image's file, bytes." },
+            { "size", &schema_int, .optional = true,
+              .doc = "How much of it, bytes." },
+            { "fatal", &schema_bool,
+              .doc = "Whether the image is marked as corrupt, and writes fail "
+                     "from now on. Otherwise the node is read-only." },
+            { NULL },
+        },
+};
+
+const QmpEvent qmp_block_events[] = {
+    { "BLOCK_IMAGE_CORRUPTED", &image_corrupted_type,
+      .doc = "What an image says of itself makes no sense. It should be "
+             "checked, and repaired, before it is used again. Sent once for an "
+             "image." },
+    { NULL },
+};

@@ -16,6 +16,7 @@ extern const QmpCommand qmp_object_commands[];
 extern const QmpCommand qmp_query_block_commands[];
 extern const QmpCommand qmp_status_cache_commands[];
 
+extern const QmpEvent qmp_block_events[];
 extern const QmpEvent qmp_export_events[];
 extern const QmpEvent qmp_job_events[];
 

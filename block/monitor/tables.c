@@ -17,6 +17,7 @@ const QmpCommand *const qmp_command_tables[] = {
 };
 
 const QmpEvent *const qmp_event_tables[] = {
+    qmp_block_events,
     qmp_export_events,
     qmp_job_events,
     NULL,
