@@ -306,20 +306,35 @@ bool blk_is_read_only(BlockBackend *blk)
     return read_only;
 }
 
+/* Of @bs and what is below. A backing file bounces what it does not like, piece
+ * by piece, but buffers should suit it. Short graph lock held */
+static void add_limits(BlockLimits *l, const BlockDriverState *bs,
+                       bool is_backing)
+{
+    for (; bs; bs = bs->file ? bs->file->bs : NULL) {
+        const BlockLimits *m = &bs->limits;
+
+        if (!is_backing) {
+            l->request_alignment =
+                MAX(l->request_alignment, m->request_alignment);
+        }
+        l->opt_alignment = MAX(l->opt_alignment, m->opt_alignment);
+        l->mem_alignment = MAX(l->mem_alignment, m->mem_alignment);
+        if (bs->backing) {
+            add_limits(l, bs->backing->bs, true);
+        }
+    }
+}
+
 static BlockLimits effective_limits(BlockBackend *blk)
 {
     BlockLimits l = { .request_alignment = 1,
                       .opt_alignment = 1,
                       .mem_alignment = 1 };
-    BdrvChild *c;
 
     graph_short_rdlock();
-    for (c = blk->root; c && c->bs; c = c->bs->file) {
-        const BlockLimits *m = &c->bs->limits;
-
-        l.request_alignment = MAX(l.request_alignment, m->request_alignment);
-        l.opt_alignment = MAX(l.opt_alignment, m->opt_alignment);
-        l.mem_alignment = MAX(l.mem_alignment, m->mem_alignment);
+    if (blk->root) {
+        add_limits(&l, blk->root->bs, false);
     }
     graph_short_rdunlock();
     l.opt_alignment = MAX(l.opt_alignment, l.request_alignment);

@@ -2,8 +2,10 @@
 /*
  * The last flush, which must not wait for what hangs: each node is flushed by a
  * thread of its own, and who does not come back in time is left behind with
- * what it uses. Only nodes without children are: all data is theirs, and nothing
- * below them can change meanwhile.
+ * what it uses. These are the nodes without children, which have all the data, and
+ * formats that keep tables in memory. A format is flushed as by a user of its node,
+ * so that nothing below it changes meanwhile; who changes the graph and hangs
+ * makes it take too long, and is in nobody else's way.
  */
 #include "block/graph-int.h"
 
@@ -50,11 +52,36 @@ static void flush_ended(FlushAll *all, Flush *flush, int ret)
     cond_broadcast(&all->changed);
 }
 
+/* Does it have more to flush than what is below? */
+static bool is_format(const BlockDriverState *bs)
+{
+    return bs->drv->kind == BLOCK_DRIVER_FORMAT && bs->drv->flush;
+}
+
+static int flush_format(BlockDriverState *bs)
+{
+    BlockBackend *blk = blk_new("the last flush", false, 0, BLK_PERM_ALL);
+    g_autoptr(GError) err = NULL;
+    int ret = -EPERM;
+    bool ok;
+
+    bdrv_graph_lock();
+    ok = blk_attach(blk, bs, &err);
+    bdrv_graph_unlock();
+    if (ok) {
+        ret = blk_flush(blk);
+    }
+    bdrv_graph_lock();
+    blk_free(blk);
+    bdrv_graph_unlock();
+    return ret;
+}
+
 static void *flusher(void *opaque)
 {
     Flusher *f = opaque;
     BlockDriverState *bs = f->flush->bs;
-    int ret = bdrv_flush(bs);
+    int ret = is_format(bs) ? flush_format(bs) : bdrv_flush(bs);
 
     bdrv_unref_later(bs);
     mutex_lock(&f->all->lock);
@@ -94,7 +121,8 @@ static GPtrArray *nodes_to_flush(void)
         bool skip;
 
         graph_short_rdlock();
-        skip = bs->children->len > 0 || bdrv_is_read_only(bs);
+        skip =
+            (bs->children->len > 0 && !is_format(bs)) || bdrv_is_read_only(bs);
         graph_short_rdunlock();
         if (skip) {
             g_ptr_array_remove_index(nodes, i);

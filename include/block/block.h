@@ -199,8 +199,8 @@ BlockDriverState *bdrv_new_internal(const BlockDriver *drv,
                                     const char *node_name, GError **errp);
 
 /*
- * At exit: flush all nodes that can be written to and stand on no others, each
- * on a thread of its own. False if some flush has not ended at @deadline_us
+ * At exit: flush all nodes that can be written to and stand on no others, or are of
+ * formats with tables of their own, each on a thread of its own. False if some flush has not ended at @deadline_us
  * (monotonic microseconds). @problems gets a sentence (a string to be freed) for
  * each of those, and for each that has failed. Any thread, no lock needed.
  */

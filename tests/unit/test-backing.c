@@ -209,6 +209,18 @@ START_TEST(test_flush)
 }
 END_TEST
 
+/* Buffers shall suit all who may fill them. */
+START_TEST(test_limits)
+{
+    base->limits.mem_alignment = 512;
+    base->limits.opt_alignment = 8192;
+    base->limits.request_alignment = 512;
+    ck_assert_uint_eq(blk_mem_alignment(blk), 512);
+    ck_assert_uint_eq(blk_opt_alignment(blk), 8192);
+    ck_assert_uint_eq(blk_request_alignment(blk), 1);
+}
+END_TEST
+
 /* ---- permissions -------------------------------------------------------- */
 
 START_TEST(test_permissions)
@@ -501,6 +513,7 @@ int main(void)
     tcase_add_test(tc, test_status_filters);
     tcase_add_test(tc, test_status_file_ends);
     tcase_add_test(tc, test_flush);
+    tcase_add_test(tc, test_limits);
     tcase_add_test(tc, test_permissions);
     tcase_add_test(tc, test_permissions_read_only);
     suite_add_tcase(s, tc);
