@@ -167,22 +167,11 @@ static bool check_layers(const CommitOptions *options, BlockDriverState *device,
     return true;
 }
 
-static bool set_read_only(BlockDriverState *bs, bool read_only, GError **errp)
-{
-    g_autoptr(JsonArray) all = json_array_new();
-    JsonObject *options = bdrv_copy_options(bs);
-
-    json_object_set_string_member(options, "node-name", bs->node_name);
-    json_object_set_boolean_member(options, "read-only", read_only);
-    json_array_add_object_element(all, options);
-    return bdrv_reopen(all, errp);
-}
-
 static void set_read_only_again(BlockDriverState *base)
 {
     g_autoptr(GError) err = NULL;
 
-    if (!set_read_only(base, true, &err)) {
+    if (!bdrv_reopen_set_read_only(base, true, &err)) {
         g_warning("Could not make node '%s' read-only again: %s",
                   base->node_name, err->message);
     }
@@ -210,7 +199,7 @@ static bool start(const CommitOptions *options, BlockDriverState *device,
     /* A file driver sees to that by itself. */
     nodes.was_read_only = bdrv_is_read_only(base) &&
                           !(base->auto_read_only && base->drv->check_perm);
-    if (nodes.was_read_only && !set_read_only(base, false, errp)) {
+    if (nodes.was_read_only && !bdrv_reopen_set_read_only(base, false, errp)) {
         return false;
     }
     if (!mirror_start_with(&mirror, &nodes, errp)) {

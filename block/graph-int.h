@@ -82,6 +82,14 @@ void node_set_options(BlockDriverState *bs, const NodeOptions *o);
 JsonObject *node_child_options(JsonObject *parent, const char *name,
                                JsonObject *given);
 
+/* ---- reopen.c, reopen-read-only.c --------------------------------------- */
+
+/* Where a child leads as the user knows it: without the filters of jobs */
+BlockDriverState *bdrv_visible_child(const BdrvChild *c);
+/* As bdrv_reopen() with all other options and children as they are */
+bool bdrv_reopen_set_read_only(BlockDriverState *bs, bool read_only,
+                               GError **errp);
+
 /* ---- permissions.c ------------------------------------------------------ */
 
 typedef struct PermEntry {

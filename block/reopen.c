@@ -175,8 +175,7 @@ static bool add_named(GPtrArray *entries, JsonObject *options, GError **errp)
 
 /* ---- the children ------------------------------------------------------- */
 
-/* A child as the user knows it: without the filters of jobs */
-static BlockDriverState *visible(const BdrvChild *c)
+BlockDriverState *bdrv_visible_child(const BdrvChild *c)
 {
     BlockDriverState *bs = c->bs;
 
@@ -228,7 +227,7 @@ static bool set_new_child(Entry *e, ChildChange *change, const BdrvChild *c,
             return false;
         }
     }
-    if (c && visible(c) != c->bs) {
+    if (c && bdrv_visible_child(c) != c->bs) {
         error_setg(errp, "Cannot replace implicit '%s' child of node '%s'",
                    child, bs->node_name);
         return false;
@@ -243,7 +242,7 @@ static bool set_new_child(Entry *e, ChildChange *change, const BdrvChild *c,
 static bool keep_child(GPtrArray *entries, Entry *e, const BdrvChild *c,
                        JsonObject *given, GError **errp)
 {
-    BlockDriverState *child = visible(c);
+    BlockDriverState *child = bdrv_visible_child(c);
     g_autoptr(JsonObject) options = NULL;
 
     if (child->made_by != e->r.bs || find_entry(entries, child)) {
@@ -260,7 +259,7 @@ static bool keep_child(GPtrArray *entries, Entry *e, const BdrvChild *c,
 static bool is_the_inline_child(Entry *e, const BdrvChild *c, JsonObject *given)
 {
     const char *name = schema_get_str(given, "node-name", NULL);
-    BlockDriverState *child = c ? visible(c) : NULL;
+    BlockDriverState *child = c ? bdrv_visible_child(c) : NULL;
 
     return child && child->made_by == e->r.bs &&
            (!name || !strcmp(name, child->node_name));
@@ -285,7 +284,7 @@ static bool add_child(GPtrArray *entries, Entry *e, ChildChange *change,
     if (!JSON_NODE_HOLDS_NULL(node)) {
         node_name = json_node_get_string(node);
     }
-    if (g_strcmp0(node_name, c ? visible(c)->node_name : NULL)) {
+    if (g_strcmp0(node_name, c ? bdrv_visible_child(c)->node_name : NULL)) {
         return set_new_child(e, change, c, name, node_name, errp);
     }
     return !c || keep_child(entries, e, c, NULL, errp);

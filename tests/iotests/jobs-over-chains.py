@@ -303,6 +303,38 @@ class Flow(unittest.TestCase):
             self.remove()
             disk.written(self.base, SIZE)
 
+    def test_commit_to_the_middle(self):
+        """A read-only base keeps what it stands on itself, which its options
+        do not tell: it is in its header, or was put below it later"""
+        overlay(path("mid"), self.base, "raw")
+        write(path("mid"), "write -P 90 8M 1M")
+        overlay(path("top"), path("mid"), "qcow2")
+        write(path("top"), "write -P 91 9M 1M")
+        expected = path("raw")
+        qemu_img("convert", "-O", "raw", path("top"), expected)
+        for backing in ({}, {"backing": None}):
+            with ChainDaemon() as daemon:
+                daemon.add("mid", path("mid"), read_only=True, **backing)
+                if backing:
+                    daemon.add("base", self.base, "raw", read_only=True)
+                    daemon.cmd("blockdev-snapshot",
+                               {"node": "base", "overlay": "mid"})
+                daemon.add("top", path("top"), backing="mid")
+                daemon.export("top")
+                for command in ("job-cancel", "job-complete"):
+                    daemon.start("block-commit", job_id="c", device="top",
+                                 base_node="mid")
+                    daemon.cmd(command, {"id": "c"})
+                    daemon.qmp.wait_job("c", "null")
+                    self.assertEqual(daemon.nodes()["mid"]["ro"],
+                                     command == "job-cancel")
+                    qemu_img("compare", "-f", "raw", "-F", "raw",
+                             f"nbd+unix:///disk?socket={daemon.nbd_path}",
+                             expected)
+                self.assertEqual(daemon.exported(), "mid")
+            self.check(path("mid"))
+            qemu_img("compare", path("mid"), expected)
+
     def test_commit_by_file_name(self):
         """The chain comes from the images' headers."""
         overlay(path("mid"), self.base, "raw")

@@ -15,7 +15,7 @@ BREAKS = [
     (REOPEN, 'reopen-contents', 'a job relies on contents',
      '    if (!job) {', '    if (1) {'),
     (REOPEN, 'reopen-cycle', 'two changes make no cycle, either',
-     'if (stands_on(e->new_file, e->r.bs))', 'if (0)'),
+     'if (!check_cycle(e->r.bs, change->new_bs, name, errp)) {', 'if (0) {'),
     (REOPEN, 'reopen-flush', 'what becomes read-only was flushed',
      'ret = bdrv_flush(e->r.bs);', 'ret = 0;'),
     (REOPEN, 'reopen-undone', 'what fails leaves options as they were',
