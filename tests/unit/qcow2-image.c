@@ -80,6 +80,7 @@ static void open_tables(void)
     ck_assert_msg(qcow2_refcounts_open(s, &err) == 0, "%s",
                   err ? err->message : "");
     s->l2_cache = qcow2_cache_new(s, 4);
+    s->refblock_cache = qcow2_cache_new(s, 4);
     for (i = 0; i < s->l1_entries; i++) {
         s->l1[i] = image_be64(s->l1_offset + i * 8);
     }
