@@ -86,6 +86,10 @@ JsonObject *node_child_options(JsonObject *parent, const char *name,
 
 /* Where a child leads as the user knows it: without the filters of jobs */
 BlockDriverState *bdrv_visible_child(const BdrvChild *c);
+/* In @options the child @name is to be the node that it is: what was said when its
+ * parent was made may be out of date. NULL @c: there is none. */
+void bdrv_set_child_name(JsonObject *options, const char *name,
+                         const BdrvChild *c);
 /* As bdrv_reopen() with all other options and children as they are */
 bool bdrv_reopen_set_read_only(BlockDriverState *bs, bool read_only,
                                GError **errp);

@@ -2,9 +2,8 @@
 /* Nodes become read-only or writable, and stay what they are otherwise. */
 #include "block/graph-int.h"
 
-/* By name: what was said when the node was made may be out of date. */
-static void set_child_name(JsonObject *options, const char *name,
-                           const BdrvChild *c)
+void bdrv_set_child_name(JsonObject *options, const char *name,
+                         const BdrvChild *c)
 {
     if (c) {
         json_object_set_string_member(options, name,
@@ -23,10 +22,10 @@ bool bdrv_reopen_set_read_only(BlockDriverState *bs, bool read_only,
     json_object_set_string_member(options, "node-name", bs->node_name);
     json_object_set_boolean_member(options, "read-only", read_only);
     if (bs->file) {
-        set_child_name(options, "file", bs->file);
+        bdrv_set_child_name(options, "file", bs->file);
     }
     if (bs->drv->supports_backing) {
-        set_child_name(options, "backing", bs->backing);
+        bdrv_set_child_name(options, "backing", bs->backing);
     }
     json_array_add_object_element(all, options);
     return bdrv_reopen(all, errp);

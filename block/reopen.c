@@ -248,10 +248,12 @@ static bool keep_child(GPtrArray *entries, Entry *e, const BdrvChild *c,
     if (child->made_by != e->r.bs || find_entry(entries, child)) {
         return true;
     }
-    if (!given) {
-        given = child->given_options;
+    options = node_child_options(e->r.options, c->name,
+                                 given ? given : child->given_options);
+    if (!given && child->drv->supports_backing) {
+        /* Nothing was said of it: it may be in a header. */
+        bdrv_set_child_name(options, "backing", child->backing);
     }
-    options = node_child_options(e->r.options, c->name, given);
     return add_entry(entries, child, options, given, errp);
 }
 
