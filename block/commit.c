@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * block-commit of the active layer: what the nodes above the base hold is
- * copied to the base while guests go on, and then they go on with the base.
+ * block-commit: what the nodes from a top down to a base hold is copied to the
+ * base while guests go on, and then those who use the top go on with the base:
+ * guests, or, if the top is not the active layer, the node that stands on it,
+ * whose header names the base then.
  *
  * It is a mirror job whose target stands below its source. What guests read
  * stays the same throughout: what is written to the base is what they read
@@ -153,11 +155,7 @@ static bool check_layers(const CommitOptions *options, BlockDriverState *device,
         }
     }
     if (top != device) {
-        error_setg(errp,
-                   "Node '%s' cannot be committed: only the active layer, "
-                   "node '%s', can",
-                   top->node_name, device->node_name);
-        return false;
+        return true;
     }
     if (options->backing_file) {
         error_setg(errp,
@@ -165,6 +163,86 @@ static bool check_layers(const CommitOptions *options, BlockDriverState *device,
         return false;
     }
     return true;
+}
+
+/* The node of @device's chain that has @top as its backing file, or a filter on it */
+static BlockDriverState *overlay_of(BlockDriverState *device,
+                                    const BlockDriverState *top)
+{
+    BlockDriverState *overlay = device;
+    BlockDriverState *bs;
+
+    for (bs = device; bs != top; bs = next_below(bs)) {
+        if (bs->drv->kind != BLOCK_DRIVER_FILTER) {
+            overlay = bs;
+        }
+    }
+    return overlay;
+}
+
+/* Does only @overlay stand on what lies between it and @base? */
+static bool check_one_overlay(const BlockDriverState *overlay,
+                              const BlockDriverState *base, GError **errp)
+{
+    const BlockDriverState *below = overlay;
+    const BlockDriverState *bs;
+    guint i;
+
+    for (bs = next_below(below); bs != base; bs = next_below(bs)) {
+        for (i = 0; i < bs->parents->len; i++) {
+            const BdrvChild *c = bs->parents->pdata[i];
+
+            if (c->parent && c->parent != below) {
+                error_setg(errp,
+                           "Node '%s' cannot be committed: node '%s' stands "
+                           "on it, too",
+                           bs->node_name, c->parent->node_name);
+                return false;
+            }
+        }
+        below = bs;
+    }
+    return true;
+}
+
+/* How a header is to name @bs; to be freed. Or NULL and @errp */
+static char *name_for_header(BlockDriverState *bs, const char *given,
+                             GError **errp)
+{
+    g_autofree char *name = given ? g_strdup(given) : file_name(bs);
+
+    if (!name || (!given && g_str_has_prefix(name, "/dev/fdset/"))) {
+        error_setg(errp,
+                   "Node '%s' has no file name that an image's header can "
+                   "tell: say 'backing-file'",
+                   bs->node_name);
+        return NULL;
+    }
+    /* It would be relative to the image, not to where we are. */
+    return given ? g_steal_pointer(&name) : g_canonicalize_filename(name, NULL);
+}
+
+/* What is to become of the node above @nodes->source */
+static bool set_overlay(MirrorNodes *nodes, BlockDriverState *device,
+                        GError **errp)
+{
+    BlockDriverState *overlay = overlay_of(device, nodes->source);
+    const BlockDriverState *bs = nodes->base;
+
+    while (bs->drv->kind == BLOCK_DRIVER_FILTER) {
+        bs = bs->file->bs;
+    }
+    if (!overlay->drv->change_backing) {
+        error_setg(errp,
+                   "Node '%s' cannot get another backing file: driver '%s' "
+                   "has none",
+                   overlay->node_name, overlay->drv->format_name);
+        return false;
+    }
+    nodes->overlay = overlay;
+    nodes->backing_format =
+        bs->drv->kind == BLOCK_DRIVER_FORMAT ? bs->drv->format_name : "raw";
+    return check_one_overlay(overlay, nodes->base, errp);
 }
 
 static void set_read_only_again(BlockDriverState *base)
@@ -177,6 +255,26 @@ static void set_read_only_again(BlockDriverState *base)
     }
 }
 
+static bool start_with(const MirrorOptions *mirror, MirrorNodes *nodes,
+                       GError **errp)
+{
+    BlockDriverState *base = nodes->base;
+
+    /* A file driver sees to that by itself. */
+    nodes->was_read_only = bdrv_is_read_only(base) &&
+                           !(base->auto_read_only && base->drv->check_perm);
+    if (nodes->was_read_only && !bdrv_reopen_set_read_only(base, false, errp)) {
+        return false;
+    }
+    if (!mirror_start_with(mirror, nodes, errp)) {
+        if (nodes->was_read_only) {
+            set_read_only_again(base);
+        }
+        return false;
+    }
+    return true;
+}
+
 static bool start(const CommitOptions *options, BlockDriverState *device,
                   GError **errp)
 {
@@ -185,30 +283,27 @@ static bool start(const CommitOptions *options, BlockDriverState *device,
                              .sync = MIRROR_SYNC_TOP,
                              .on_source_error = options->on_error,
                              .on_target_error = options->on_error };
-    MirrorNodes nodes = { .source = device,
-                          .replaced = device,
-                          .commits = true };
     BlockDriverState *top = find_top(options, device, errp);
     BlockDriverState *base = top ? find_base(options, device, top, errp) : NULL;
+    MirrorNodes nodes = { .source = top,
+                          .target = base,
+                          .replaced = top,
+                          .base = base,
+                          .commits = true };
+    g_autofree char *name = NULL;
 
     if (!base || !check_layers(options, device, top, base, errp) ||
         !mirror_check_options(&mirror, errp)) {
         return false;
     }
-    nodes.target = nodes.base = base;
-    /* A file driver sees to that by itself. */
-    nodes.was_read_only = bdrv_is_read_only(base) &&
-                          !(base->auto_read_only && base->drv->check_perm);
-    if (nodes.was_read_only && !bdrv_reopen_set_read_only(base, false, errp)) {
-        return false;
-    }
-    if (!mirror_start_with(&mirror, &nodes, errp)) {
-        if (nodes.was_read_only) {
-            set_read_only_again(base);
+    if (top != device) {
+        name = name_for_header(base, options->backing_file, errp);
+        if (!name || !set_overlay(&nodes, device, errp)) {
+            return false;
         }
-        return false;
+        nodes.backing_file = name;
     }
-    return true;
+    return start_with(&mirror, &nodes, errp);
 }
 
 bool commit_start(const CommitOptions *options, GError **errp)
@@ -298,15 +393,59 @@ bool commit_take(MirrorJob *s, GError **errp)
                         errp);
 }
 
-void commit_clean(MirrorJob *s)
+/* What its options say may be out of date. */
+static void set_backing_option(BlockDriverState *bs, const char *node_name)
+{
+    JsonObject *options = bdrv_copy_options(bs);
+    JsonObject *old = bs->options;
+
+    json_object_set_string_member(options, "backing", node_name);
+    bdrv_change_begin();
+    bs->options = options;
+    bdrv_change_end();
+    json_object_unref(old);
+}
+
+int commit_tell_overlay(MirrorJob *s, GError **errp)
+{
+    BlockDriverState *bs = s->overlay;
+    bool read_only = bdrv_is_read_only(bs);
+    int ret;
+
+    if (read_only && !bdrv_reopen_set_read_only(bs, false, errp)) {
+        return -EPERM;
+    }
+    ret = bs->drv->change_backing(bs, s->backing_file, s->backing_format, errp);
+    if (read_only) {
+        set_read_only_again(bs);
+    }
+    if (ret == 0) {
+        set_backing_option(bs, s->base->node_name);
+        if (s->source_bs->made_by == bs) {
+            s->source_bs->made_by = NULL;
+        }
+    }
+    return ret;
+}
+
+static void free_between(MirrorJob *s)
 {
     g_clear_pointer(&s->between, g_ptr_array_unref);
+}
+
+void commit_clean(MirrorJob *s)
+{
+    free_between(s);
+    if (s->overlay) {
+        bdrv_unref(s->overlay);
+    }
+    g_free(s->backing_file);
 }
 
 void commit_give_back(MirrorJob *s)
 {
     mirror_stop_workers(s);
-    commit_clean(s);
+    free_between(s);
     blk_detach(s->target);
     if (s->was_read_only) {
         set_read_only_again(s->base);

@@ -111,6 +111,11 @@ struct MirrorJob {
     /* management thread; of a job that commits */
     GPtrArray *between; /* of BlockBackend: on the nodes above the base */
     bool was_read_only; /* the base */
+    /* What stands on the source, which is not the active layer then, and is to
+     * stand on the base; and how its header is to name that. Or NULL */
+    BlockDriverState *overlay;
+    char *backing_file;
+    const char *backing_format;
 
     /* coordinator and management thread, one after the other */
     bool base_known;   /* what is above it is dirty */
@@ -131,7 +136,8 @@ typedef struct MirrorState {
 
 /* ---- mirror.c ----------------------------------------------------------- */
 
-extern const JobDriver mirror_job_driver, commit_job_driver;
+extern const JobDriver mirror_job_driver, commit_job_driver,
+    commit_below_job_driver;
 
 /* ---- mirror-start.c ----------------------------------------------------- */
 
@@ -139,6 +145,8 @@ typedef struct MirrorNodes {
     BlockDriverState *source, *target, *replaced;
     BlockDriverState *base; /* or NULL */
     bool commits, was_read_only;
+    BlockDriverState *overlay; /* or NULL; and then these */
+    const char *backing_file, *backing_format;
 } MirrorNodes;
 
 /* Of @options, what does not name nodes, and the filter's name. Takes references
@@ -161,6 +169,8 @@ bool commit_take(MirrorJob *s, GError **errp);
 /* The reverse, before the source's users come back to it: the job writes no more.
  * Drained */
 void commit_give_back(MirrorJob *s);
+/* The overlay's header names the base. Drained; 0, or -errno and @errp */
+int commit_tell_overlay(MirrorJob *s, GError **errp);
 /* Last; the nodes between are free. */
 void commit_clean(MirrorJob *s);
 

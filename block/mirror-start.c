@@ -298,11 +298,22 @@ static bool set_up(MirrorJob *s, const MirrorOptions *options, GError **errp)
     job_add_node(s->job, s->target_bs);
     job_add_node(s->job, s->filter);
     job_add_node(s->job, s->replaced_bs);
+    if (s->overlay) {
+        job_add_node(s->job, s->overlay);
+    }
     if (options->sync != MIRROR_SYNC_NONE && !s->base) {
         bdrv_set_dirty_bitmap(s->dirty, 0, s->length);
         job_progress_set_remaining(s->job, s->length);
     }
     return true;
+}
+
+static const JobDriver *driver_for(const MirrorNodes *nodes)
+{
+    if (nodes->overlay) {
+        return &commit_below_job_driver;
+    }
+    return nodes->commits ? &commit_job_driver : &mirror_job_driver;
 }
 
 bool mirror_start_with(const MirrorOptions *options, const MirrorNodes *nodes,
@@ -316,8 +327,7 @@ bool mirror_start_with(const MirrorOptions *options, const MirrorNodes *nodes,
     if (!filter) {
         return false;
     }
-    job = job_create(nodes->commits ? &commit_job_driver : &mirror_job_driver,
-                     &options->job, errp);
+    job = job_create(driver_for(nodes), &options->job, errp);
     if (!job) {
         bdrv_unref(filter);
         return false;
@@ -330,6 +340,11 @@ bool mirror_start_with(const MirrorOptions *options, const MirrorNodes *nodes,
     s->base = nodes->base ? bdrv_ref(nodes->base) : NULL;
     s->commits = nodes->commits;
     s->was_read_only = nodes->was_read_only;
+    if (nodes->overlay) {
+        s->overlay = bdrv_ref(nodes->overlay);
+        s->backing_file = g_strdup(nodes->backing_file);
+        s->backing_format = nodes->backing_format;
+    }
     s->filter = filter;
     s->write_blocking = options->write_blocking;
     ((MirrorTop *)filter->opaque)->job = s;

@@ -25,7 +25,8 @@
  *
  * What errors do to all that stands in mirror-error.c, how it starts in
  * mirror-start.c. A job that commits the active layer of a backing chain
- * (commit.c) is a mirror, too, whose target is a node below its source.
+ * (commit.c) is a mirror, too, whose target is a node below its source. If it
+ * commits others, it needs not be told to end, and is never READY.
  */
 #include "block/mirror.h"
 
@@ -73,7 +74,9 @@ static int take_step(MirrorJob *s, bool *done, int64_t *deadline_us)
     s->flushed = s->ready;
     if (ret == 0 && !s->ready) {
         s->ready = true;
-        job_set_ready(s->job);
+        if (!s->overlay) {
+            job_set_ready(s->job);
+        }
     }
     return ret;
 }
@@ -92,7 +95,8 @@ static int follow(MirrorJob *s)
     int ret = 0;
 
     while (!done && ret == 0) {
-        bool completing = s->ready && job_should_complete(s->job, NULL);
+        bool completing =
+            s->ready && (s->overlay || job_should_complete(s->job, NULL));
         bool waiting = s->ready && !completing;
         int64_t deadline_us = INT64_MAX;
         int64_t few = s->buf_size;
@@ -291,7 +295,10 @@ static int copy_rest_and_pivot(MirrorJob *s, GError **errp)
     if (ret == 0 && soft) {
         stay(s);
     } else if (ret == 0) {
-        ret = pivot(s, errp);
+        ret = s->overlay ? commit_tell_overlay(s, errp) : 0;
+        if (ret == 0) {
+            ret = pivot(s, errp);
+        }
     }
     return ret;
 }
@@ -352,12 +359,14 @@ static void mirror_clean(Job *job)
     }
 }
 
-#define MIRROR_DRIVER(name)                                                    \
+#define MIRROR_DRIVER(name, completed)                                         \
     {                                                                          \
         .type = name, .instance_size = sizeof(MirrorJob), .block_job = true,   \
-        .can_complete = true, .run = mirror_run, .prepare = mirror_prepare,    \
-        .let_go = mirror_let_go, .clean = mirror_clean,                        \
+        .can_complete = completed, .run = mirror_run,                          \
+        .prepare = mirror_prepare, .let_go = mirror_let_go,                    \
+        .clean = mirror_clean,                                                 \
     }
 
-const JobDriver mirror_job_driver = MIRROR_DRIVER("mirror");
-const JobDriver commit_job_driver = MIRROR_DRIVER("commit");
+const JobDriver mirror_job_driver = MIRROR_DRIVER("mirror", true);
+const JobDriver commit_job_driver = MIRROR_DRIVER("commit", true);
+const JobDriver commit_below_job_driver = MIRROR_DRIVER("commit", false);

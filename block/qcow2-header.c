@@ -463,6 +463,7 @@ void qcow2_free_header(Qcow2State *s)
 {
     g_clear_pointer(&s->backing_file, g_free);
     g_clear_pointer(&s->backing_format, g_free);
+    g_slist_free_full(g_steal_pointer(&s->old_names), g_free);
     g_clear_pointer(&s->more_fields, g_bytes_unref);
     g_clear_pointer(&s->extensions, g_array_unref);
 }

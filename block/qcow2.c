@@ -371,8 +371,10 @@ static void qcow2_get_info(BlockDriverState *bs, JsonObject *image)
         __atomic_load_n(&s->incompatible, __ATOMIC_RELAXED) &
             QCOW2_INCOMPAT_DIRTY);
     json_object_set_object_member(image, "format-specific", format_specific(s));
-    set_name(image, "backing-filename", s->backing_file);
-    set_name(image, "backing-filename-format", s->backing_format);
+    set_name(image, "backing-filename",
+             __atomic_load_n(&s->backing_file, __ATOMIC_ACQUIRE));
+    set_name(image, "backing-filename-format",
+             __atomic_load_n(&s->backing_format, __ATOMIC_ACQUIRE));
 }
 
 const BlockDriver bdrv_qcow2 = {
@@ -394,6 +396,7 @@ const BlockDriver bdrv_qcow2 = {
     .flush = qcow2_flush,
     .getlength = qcow2_getlength,
     .truncate = qcow2_truncate,
+    .change_backing = qcow2_change_backing,
     .block_status = qcow2_block_status,
     .get_info = qcow2_get_info,
     .check = qcow2_check,

@@ -108,8 +108,9 @@ typedef struct Qcow2State {
     uint64_t incompatible, compatible, autoclear;
     Qcow2Compression compression;
     uint32_t header_length; /* 72, or from 104 to the size of a cluster */
-    char *backing_file, *backing_format; /* as in the header, or NULL */
-    GArray *extensions;                  /* of Qcow2Extension */
+    char *backing_file, *backing_format; /* as in the header, or NULL; atomic */
+    GSList *old_names;   /* what these were: somebody may be reading them */
+    GArray *extensions;  /* of Qcow2Extension */
     GBytes *more_fields; /* of the header, that are not known; or NULL */
     GArray *snapshots;   /* of Qcow2Snapshot; or NULL */
     uint64_t snapshots_offset, snapshots_bytes; /* of their table */
@@ -323,6 +324,9 @@ GArray *qcow2_extensions_new(void);
 void qcow2_free_header(Qcow2State *s);
 /* Entries of the L1 table that a disk of @length bytes needs */
 uint64_t qcow2_l1_entries_for(const Qcow2State *s, int64_t length);
+/* BlockDriver's change_backing; see block-int.h */
+int qcow2_change_backing(BlockDriverState *bs, const char *file,
+                         const char *format, GError **errp);
 /* Write the header anew as @s says, with all extensions; it is on stable storage
  * then, which what was written before is, too. s->lock held, or alone. */
 int qcow2_update_header(Qcow2State *s, GError **errp);

@@ -22,12 +22,15 @@ static const SchemaType block_commit_type = {
               .doc = "The same by the name of its file, spelled as it was "
                      "given when the node was made." },
             { "top-node", &schema_str, .optional = true,
-              .doc = "The topmost node whose data is to go to the base. Only "
-                     "the device itself, the default, is supported." },
+              .doc = "The topmost node whose data is to go to the base. "
+                     "Default: the device." },
             { "top", &schema_str, .optional = true,
               .doc = "The same by the name of its file." },
             { "backing-file", &schema_str, .optional = true,
-              .doc = "Not supported: it is for a top below the device." },
+              .doc =
+                  "If the top is not the device: how the header of the image "
+                  "that stands on it is to name the base. Default: the name "
+                  "of the base's file, as it was given." },
             { "speed", &schema_int, .optional = true,
               .doc = "Bytes of data to copy in a second at most; zeroes do not "
                      "count but where the base has to write them. Default: "
@@ -76,12 +79,17 @@ const QmpCommand qmp_commit_commands[] = {
         .thread = QMP_MANAGEMENT,
         .args = &block_commit_type,
         .doc =
-            "Copy what the nodes above the base hold to the base, by a job, "
-            "while the device is in use. It is ready (BLOCK_JOB_READY) and "
+            "Copy what the nodes from top down to the base hold to the base, "
+            "by "
+            "a job, while the device is in use. If the top is the device "
+            "itself, "
+            "it gets ready (BLOCK_JOB_READY) and "
             "goes on like a mirror to the base: job-complete moves the "
             "device's users to the base, and block-job-cancel without force "
             "leaves them where they are; either way the base reads as the "
-            "device does. What is read at the device is the same throughout; "
+            "device does. If not, it ends by itself, and what stood on the top "
+            "stands on the base, which its image's header names then. "
+            "What is read at the device is the same throughout; "
             "at the nodes between it is not, so nobody else may read those "
             "while the job runs, nor ever again: their own data fits the base "
             "no more. A base that is shorter is made as long as the device; "
@@ -90,8 +98,9 @@ const QmpCommand qmp_commit_commands[] = {
         .example = "{\"job-id\": \"commit0\", \"device\": \"overlay0\","
                    " \"base-node\": \"base0\"}",
         .errors = "DeviceNotFound if there is no such device. A node stands on "
-                  "it; base or top are not in its chain, or top is not the "
-                  "device; other users of the nodes do not allow it, or "
+                  "it; base or top are not in its chain; two nodes stand "
+                  "on what is to be left out; the base has no name for a "
+                  "header; other users of the nodes do not allow it, or "
                   "another job; the base cannot be made writable or long "
                   "enough; the job-id is taken or not well-formed.",
         .handler = qmp_block_commit,

@@ -181,6 +181,13 @@ struct BlockDriver {
      */
     int (*truncate)(BlockDriverState *bs, int64_t length, GError **errp);
     /*
+     * The image's header is to name another backing file, and its format. The
+     * node is drained and writable. Graph mutex held, may do I/O. 0, or -errno
+     * and @errp; then nothing has changed. NULL: cannot be.
+     */
+    int (*change_backing)(BlockDriverState *bs, const char *file,
+                          const char *format, GError **errp);
+    /*
      * As blk_block_status(), but may answer RAW and may exceed @bytes. The
      * range is aligned to request_alignment but where the disk ends. An answer
      * to a question that does not want zeroes may be rough; it must not get

@@ -76,6 +76,9 @@ class ChainDaemon(iotests.Daemon):
 
     def end(self, job_id, command="job-complete", **options):
         self.cmd(command, options or {"id": job_id})
+        self.end_by_itself(job_id)
+
+    def end_by_itself(self, job_id):
         event = self.qmp.wait_event("BLOCK_JOB_COMPLETED", device=job_id)
         self.qmp.wait_job(job_id, "null")
         if "error" in event["data"]:
@@ -177,7 +180,7 @@ class Flow(unittest.TestCase):
         self.addCleanup(self.remove)
 
     def remove(self):
-        for name in ("base", "mid", "top", "copy", "raw"):
+        for name in ("base", "mid", "over", "other", "top", "copy", "raw"):
             if os.path.exists(path(name)):
                 os.unlink(path(name))
 
@@ -334,6 +337,92 @@ class Flow(unittest.TestCase):
                 self.assertEqual(daemon.exported(), "mid")
             self.check(path("mid"))
             qemu_img("compare", path("mid"), expected)
+
+    def long_chain(self, daemon, by_header):
+        """base, mid, over, top"""
+        overlay(path("mid"), self.base, "raw")
+        write(path("mid"), "write -P 90 8M 1M", "write -z 12M 64k")
+        overlay(path("over"), path("mid"), "qcow2")
+        overlay(path("top"), path("over"), "qcow2")
+        qemu_img("convert", "-O", "raw", path("over"), path("raw"))
+        if by_header:
+            daemon.add("top", path("top"))
+        else:
+            daemon.add("base", self.base, "raw", read_only=True)
+            daemon.add("mid", path("mid"), backing="base", read_only=True)
+            daemon.add("over", path("over"), backing="mid", read_only=True)
+            daemon.add("top", path("top"), backing="over")
+        daemon.export("top")
+
+    def test_commit_below(self):
+        """It ends by itself, and what stood on the top stands on the base, by
+        its header, too"""
+        for by_header in (False, True):
+            with self.subTest(by_header=by_header), ChainDaemon() as daemon:
+                self.long_chain(daemon, by_header)
+                writers = writing(daemon.client, SIZE)
+                names = {n["file"]: n["node-name"]
+                         for n in daemon.nodes().values()
+                         if n["drv"] in ("raw", "qcow2")}
+                daemon.cmd("block-commit", {
+                    "job-id": "c", "device": "top",
+                    "top-node": names[path("mid")],
+                    "base-node": names[self.base]})
+                event = daemon.qmp.wait_event("BLOCK_JOB_COMPLETED",
+                                              device="c")
+                self.assertEqual(event["data"]["type"], "commit")
+                self.assertNotIn("error", event["data"])
+                daemon.qmp.wait_job("c", "null")
+                self.assertFalse([e for e in daemon.qmp.events
+                                  if e["event"] == "BLOCK_JOB_READY"])
+                self.assertEqual(daemon.exported(), "top")
+                nodes = daemon.nodes()
+                over = nodes[names[path("over")]]
+                self.assertTrue(over["ro"])
+                self.assertEqual(over["image"]["backing-filename"], self.base)
+                if by_header:
+                    self.assertNotIn(names[path("mid")], nodes)
+                else:
+                    daemon.cmd("blockdev-del", node_name="mid")
+                for writer in writers:
+                    writer.end()
+                daemon.stop()
+                os.unlink(path("mid"))
+                self.check(path("over"), path("top"))
+                qemu_img("compare", path("over"), path("raw"))
+                self.check_content(path("top"), "qcow2", writers)
+            self.remove()
+            disk.written(self.base, SIZE)
+
+    def test_commit_below_cancelled(self):
+        with ChainDaemon() as daemon:
+            self.long_chain(daemon, False)
+            daemon.cmd("block-commit", {
+                "job-id": "c", "device": "top", "top-node": "over", "speed": 1})
+            with self.assertRaisesRegex(iotests.QMPError, "consistent read"):
+                daemon.cmd("block-export-add", {
+                    "type": "nbd", "id": "mid", "node-name": "mid"})
+            daemon.cmd("job-cancel", id="c")
+            daemon.qmp.wait_job("c", "null")
+            nodes = daemon.nodes()
+            self.assertTrue(nodes["base"]["ro"])
+            self.assertEqual(nodes["top"]["image"]["backing-filename"],
+                             path("over"))
+            daemon.add("other", overlay(path("other"), path("mid"), "qcow2"),
+                       backing="mid", read_only=True)
+            with self.assertRaisesRegex(
+                    iotests.QMPError, "node 'other' stands on it, too"):
+                daemon.cmd("block-commit", {
+                    "job-id": "c", "device": "top", "top-node": "mid"})
+            daemon.cmd("blockdev-del", node_name="other")
+            daemon.cmd("block-commit", {
+                "job-id": "c", "device": "top", "top-node": "over",
+                "base-node": "mid", "backing-file": "mid"})
+            daemon.end_by_itself("c")
+            self.assertEqual(
+                daemon.nodes()["top"]["image"]["backing-filename"], "mid")
+        self.check(path("mid"), path("top"))
+        qemu_img("compare", path("top"), path("raw"))
 
     def test_commit_by_file_name(self):
         """The chain comes from the images' headers."""

@@ -65,6 +65,19 @@ static void assert_base_has_all(void)
     assert_bytes(disks[BASE]->data, expected, LENGTH);
 }
 
+static BlockBackend *reader;
+
+static void attach_reader(void *opaque)
+{
+    reader = blk_new("reader", false, BLK_PERM_CONSISTENT_READ, BLK_PERM_ALL);
+    ck_assert(blk_attach(reader, opaque, NULL));
+}
+
+static void free_reader(void *opaque)
+{
+    blk_free(reader);
+}
+
 /* ---- what is copied ----------------------------------------------------- */
 
 START_TEST(test_complete)
@@ -174,6 +187,93 @@ START_TEST(test_base_cannot_grow)
 }
 END_TEST
 
+/* ---- layers below the active one ---------------------------------------- */
+
+static char *told;
+static int tell_ret;
+
+static int tell(BlockDriverState *bs, const char *file, const char *format,
+                GError **errp)
+{
+    told = g_strdup_printf("%s: %s %s", bs->node_name, file, format);
+    if (tell_ret < 0) {
+        g_set_error(errp, g_quark_from_static_string("test"), 0, "no header");
+    }
+    return tell_ret;
+}
+
+/* Top gets a header that tells of its backing file. */
+static void chain_make_telling(void)
+{
+    static BlockDriver telling;
+
+    chain_make();
+    telling = cow_driver;
+    telling.change_backing = tell;
+    nodes[TOP]->drv = &telling;
+}
+
+START_TEST(test_below)
+{
+    Start start = defaults();
+    g_autofree uint8_t *top = NULL;
+    g_autofree uint8_t *mid = NULL;
+
+    chain_make_telling();
+    mid = g_malloc(LENGTH);
+    on_management(attach_reader, nodes[MID]);
+    ck_assert_int_eq(blk_pread(reader, 0, LENGTH, mid, 0), 0);
+    on_management(free_reader, NULL);
+    guest_write(9, 86);
+    top = g_memdup2(disks[TOP]->data, LENGTH);
+    start.options.top_node = "mid";
+    start.options.backing_file = "the/base";
+    tell_ret = _i ? -EIO : 0;
+    start_with(&start);
+    wait_event(_i ? "m:COMPLETED(no header)" : "m:COMPLETED");
+    wait_event("m:null");
+    check_events(_i ? "m:created m:running m:waiting m:pending m:aborting "
+                      "m:COMPLETED(no header) m:concluded m:null"
+                    : "m:created m:running m:waiting m:pending m:COMPLETED "
+                      "m:concluded m:null");
+    ck_assert_str_eq(told, "top: the/base raw");
+    g_free(told);
+    assert_home(nodes[TOP]);
+    ck_assert_ptr_eq(nodes[TOP]->backing->bs, nodes[_i ? MID : BASE]);
+    assert_guest_reads();
+    /* What was below top is in base, and top is as it was. */
+    assert_bytes(disks[BASE]->data, mid, LENGTH);
+    assert_bytes(disks[TOP]->data, top, LENGTH);
+    guest_write(10, 87);
+    assert_guest_reads();
+    check_user(BASE, BLK_PERM_CONSISTENT_READ, NULL);
+    check_user(MID, BLK_PERM_CONSISTENT_READ, NULL);
+    chain_unmake();
+}
+END_TEST
+
+START_TEST(test_below_cancelled)
+{
+    Start start = defaults();
+
+    chain_make_telling();
+    start.options.top_node = "mid";
+    start.options.backing_file = "the/base";
+    start.options.job.speed = 1;
+    start_with(&start);
+    verb_refused(job_verb_complete(JOB_FAMILY_ALL, "m", errp),
+                 "Job 'm' in state 'running' cannot accept command verb "
+                 "'complete'");
+    verb_ok(job_verb_cancel(JOB_FAMILY_BLOCK, "m", false, errp));
+    wait_event("m:CANCELLED");
+    wait_event("m:null");
+    ck_assert(told == NULL);
+    ck_assert_ptr_eq(nodes[TOP]->backing->bs, nodes[MID]);
+    assert_guest_reads();
+    chain_unmake();
+}
+END_TEST
+
 /* ---- other ends --------------------------------------------------------- */
 
 START_TEST(test_cancel)
@@ -252,19 +352,6 @@ START_TEST(test_permissions)
 }
 END_TEST
 
-static BlockBackend *reader;
-
-static void attach_reader(void *opaque)
-{
-    reader = blk_new("reader", false, BLK_PERM_CONSISTENT_READ, BLK_PERM_ALL);
-    ck_assert(blk_attach(reader, opaque, NULL));
-}
-
-static void free_reader(void *opaque)
-{
-    blk_free(reader);
-}
-
 START_TEST(test_reader_of_mid)
 {
     Start start = defaults();
@@ -321,8 +408,10 @@ START_TEST(test_refused)
         { { .device = "top", .backing_file = "f" },
           "'backing-file' specified, but 'top' is the active layer" },
         { { .device = "top", .top_node = "mid" },
-          "Node 'mid' cannot be committed: only the active layer, node 'top', "
-          "can" },
+          "Node 'base' has no file name that an image's header can tell: say "
+          "'backing-file'" },
+        { { .device = "top", .top_node = "mid", .backing_file = "f" },
+          "Node 'top' cannot get another backing file: driver 'cow' has none" },
         { { .device = "top", .job.speed = -1 },
           "Parameter 'speed' expects a non-negative value" },
         { { .device = "top", .filter_node_name = "top" },
@@ -408,11 +497,13 @@ static Suite *suite(void)
     tcase_add_test(tc, test_short_mid);
     tcase_add_test(tc, test_short_base);
     tcase_add_test(tc, test_base_cannot_grow);
+    tcase_add_loop_test(tc, test_below, 0, 2);
+    tcase_add_test(tc, test_below_cancelled);
     tcase_add_loop_test(tc, test_cancel, 0, 2);
     tcase_add_test(tc, test_error);
     tcase_add_test(tc, test_permissions);
     tcase_add_test(tc, test_reader_of_mid);
-    tcase_add_loop_test(tc, test_refused, 0, 16);
+    tcase_add_loop_test(tc, test_refused, 0, 17);
     tcase_add_loop_test(tc, test_read_only_base, 0, 2);
     tcase_add_test(tc, test_base_stays_read_only);
     tcase_add_test(tc, test_two_jobs);
