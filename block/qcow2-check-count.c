@@ -424,31 +424,34 @@ static void count_bitmaps(Qcow2Check *c)
 
 /* ---- refcounts ---------------------------------------------------------- */
 
+/* A reason to make all of them anew */
+static void bad_refblock(Qcow2Check *c, uint32_t index, const char *what)
+{
+    qcow2_check_report(
+        c, "ERROR: refcount block %" PRIu32 ", entry %" PRIx64 ", %s", index,
+        c->s->reftable[index], what);
+    c->res->corruptions++;
+    c->rebuild = true;
+}
+
 static void count_refblock(Qcow2Check *c, uint32_t index)
 {
-    uint64_t entry = c->s->reftable[index];
-    uint64_t cluster = qcow2_cluster_index(c->s, entry);
-    const char *what = NULL;
+    uint64_t offset = c->s->reftable[index] & ~QCOW2_REFTABLE_RESERVED;
 
-    if (entry == 0) {
+    if (c->s->reftable[index] & QCOW2_REFTABLE_RESERVED) {
+        bad_refblock(c, index, "has reserved bits set");
+    } else if (offset == 0) {
         return;
-    }
-    if (qcow2_in_cluster(c->s, entry)) {
-        what = "is not aligned";
-    } else if (!in_file(c, entry, 1)) {
-        what = "is beyond the end of the file";
+    } else if (qcow2_in_cluster(c->s, offset)) {
+        bad_refblock(c, index, "is not aligned");
+    } else if (!in_file(c, offset, 1)) {
+        bad_refblock(c, index, "is beyond the end of the file");
     } else {
-        count(c, entry, c->s->cluster_size);
-        if (qcow2_refcount_read(c->s->refcount_order, c->refs, cluster) != 1) {
-            what = "is used for something else, too";
+        count(c, offset, c->s->cluster_size);
+        if (qcow2_refcount_read(c->s->refcount_order, c->refs,
+                                qcow2_cluster_index(c->s, offset)) != 1) {
+            bad_refblock(c, index, "is used for something else, too");
         }
-    }
-    if (what) {
-        qcow2_check_report(
-            c, "ERROR: refcount block %" PRIu32 " at offset 0x%" PRIx64 " %s",
-            index, entry, what);
-        c->res->corruptions++;
-        c->rebuild = true;
     }
 }
 

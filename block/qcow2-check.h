@@ -12,6 +12,9 @@
 
 #include "block/qcow2-refcount.h"
 
+/* Of the refcount table's entries */
+#define QCOW2_REFTABLE_RESERVED UINT64_C(0x1ff)
+
 typedef struct Qcow2Check {
     Qcow2State *s;
     BdrvCheckResult *res;

@@ -10,6 +10,8 @@
 #define DEFAULT_L2_BYTES (UINT64_C(32) << 20)
 #define MIN_L2_ENTRIES 2
 #define MIN_REFBLOCK_ENTRIES 4
+#define MAX_ENTRIES                                                            \
+    (MAX(QCOW2_MAX_L1_BYTES, QCOW2_MAX_REFTABLE_BYTES) / sizeof(uint64_t))
 
 const SchemaType qcow2_options_type = {
     .name = "BlockdevOptionsQcow2",
@@ -75,7 +77,8 @@ static bool set_entries(const Qcow2State *s, const char *what, uint64_t bytes,
                    bytes);
         return false;
     }
-    *entries = MAX(n, min);
+    /* More than a table can refer to are of no use. */
+    *entries = CLAMP(n, min, MAX_ENTRIES);
     return true;
 }
 

@@ -50,7 +50,7 @@ class ManPageIsTrue(unittest.TestCase):
 
     def tags(self, title):
         """Names before "=" of tagged paragraphs"""
-        return set(re.findall(r"^\.(?:TP|TQ)\n\.\S+ ([a-z.-]+)=",
+        return set(re.findall(r"^\.(?:TP|TQ)\n\.\S+ ([a-z0-9.-]+)=",
                               self.section(title), re.M))
 
     def test_command_line(self):
