@@ -385,7 +385,7 @@ void qcow2_cache_clear(Qcow2Cache *c)
 
 int qcow2_flush_file(Qcow2State *s)
 {
-    int ret = bdrv_flush(s->bs->file->bs);
+    int ret = s->creating ? 0 : bdrv_flush(s->bs->file->bs);
 
     if (ret == 0) {
         s->data_unflushed = s->tables_unflushed = false;

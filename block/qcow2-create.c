@@ -363,13 +363,16 @@ static int preallocate(const Create *c, GError **errp)
     if (ret < 0) {
         return ret;
     }
+    s->creating = true;
     for (offset = 0; ret == 0 && offset < s->length; offset += PREALLOC_STEP) {
         ret = bdrv_should_stop(c->stop) ? -ECANCELED
                                         : preallocate_step(c, offset);
     }
     if (ret == 0) {
-        MUTEX_GUARD(&s->lock);
-        ret = qcow2_write_tables(s, true);
+        ret = qcow2_settle(s);
+    }
+    if (ret == 0) {
+        ret = bdrv_flush(c->bs->file->bs);
     }
     if (ret < 0) {
         error_setg_errno(errp, -ret, "Could not preallocate %" PRId64 " bytes",

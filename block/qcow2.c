@@ -237,17 +237,22 @@ static int qcow2_open(BlockDriverState *bs, JsonObject *options, GError **errp)
     return 0;
 }
 
-/* Whatever is dirty, and what became free with it */
-static int settle(Qcow2State *s)
+int qcow2_settle(Qcow2State *s)
 {
+    int ret;
     MUTEX_GUARD(&s->lock);
 
-    return qcow2_is_corrupt(s) ? 0 : qcow2_write_tables(s, true);
+    if (qcow2_is_corrupt(s)) {
+        return 0;
+    }
+    ret = qcow2_write_tables(s, true);
+    /* What became free is so in tables that are dirty again. */
+    return ret < 0 ? ret : qcow2_write_tables(s, false);
 }
 
 void qcow2_close(BlockDriverState *bs)
 {
-    int ret = bdrv_is_read_only(bs) ? 0 : settle(bs->opaque);
+    int ret = bdrv_is_read_only(bs) ? 0 : qcow2_settle(bs->opaque);
 
     if (ret < 0) {
         g_warning("Could not write the tables of node '%s': %s", bs->node_name,
@@ -286,7 +291,7 @@ static int qcow2_reopen_prepare(BdrvReopen *r, GError **errp)
             return -ENOTSUP;
         }
     }
-    ret = was_read_only ? 0 : settle(s);
+    ret = was_read_only ? 0 : qcow2_settle(s);
     if (ret < 0) {
         error_setg_errno(errp, -ret, "Could not write the tables of node '%s'",
                          r->bs->node_name);

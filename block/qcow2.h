@@ -117,6 +117,7 @@ typedef struct Qcow2State {
     uint32_t n_snapshots;
     bool corrupt;         /* tables make no sense: no more writes; atomic */
     bool corruption_told; /* lock */
+    bool creating; /* nobody relies on the image yet: order does not matter */
 
     RangeLock *ranges; /* by offset in the guest's disk */
 
@@ -344,6 +345,8 @@ void qcow2_signal_corruption(Qcow2State *s, int64_t offset, int64_t size,
 void qcow2_init_state(BlockDriverState *bs);
 int qcow2_open_image(Qcow2State *s, JsonObject *options, GError **errp);
 void qcow2_free_state(BlockDriverState *bs);
+/* Write all tables, and what becomes free by that. 0 or -errno */
+int qcow2_settle(Qcow2State *s);
 void qcow2_close(BlockDriverState *bs);
 
 /* ---- qcow2-options.c, qcow2-create.c, qcow2-resize.c ------------------------ */

@@ -368,6 +368,10 @@ class Made(Case):
         ({"compression_type": "zstd"}, "compression_type=zstd"),
         ({"lazy_refcounts": True}, "lazy_refcounts=on"),
         ({"preallocation": "metadata"}, "preallocation=metadata"),
+        # More clusters than the first tables of refcounts are for
+        ({"preallocation": "metadata", "refcount_bits": 64,
+          "cluster_size": 512},
+         "preallocation=metadata,refcount_bits=64,cluster_size=512"),
         ({"preallocation": "falloc"}, "preallocation=falloc"),
         ({"preallocation": "full"}, "preallocation=full"),
         ({"backing_file": "base.raw", "backing_fmt": "raw"},
