@@ -61,13 +61,18 @@ typedef struct Opening {
 
 static Opening *opening; /* graph mutex */
 
-/* The name of the file that @bs lies in, or NULL; graph mutex held */
-static const char *own_filename(BlockDriverState *bs)
+/* The name of the file that @bs lies in, to be freed, or NULL; any thread */
+static char *own_filename(BlockDriverState *bs)
 {
+    char *name;
+
+    graph_short_rdlock();
     while (bs->file && bs->file->bs) {
         bs = bs->file->bs;
     }
-    return schema_get_str(bs->options, "filename", NULL);
+    name = g_strdup(schema_get_str(bs->options, "filename", NULL));
+    graph_short_rdunlock();
+    return name;
 }
 
 /* "nbd:...": a colon, and no slash before it */
@@ -76,9 +81,10 @@ static bool has_protocol(const char *name)
     return name[strcspn(name, ":/")] == ':';
 }
 
-/* To be freed; or NULL and @errp */
-static char *full_name(const char *own, const char *name, GError **errp)
+char *bdrv_full_backing_name(BlockDriverState *bs, const char *name,
+                             GError **errp)
 {
+    g_autofree char *own = own_filename(bs);
     g_autofree char *dir = NULL;
 
     if (g_str_has_prefix(name, "file:")) {
@@ -180,10 +186,10 @@ static JsonObject *node_options(const char *driver, const char *name,
 }
 
 /* What to open for the backing file @name; or NULL and @errp */
-static JsonObject *header_options(const char *own, const char *name,
+static JsonObject *header_options(BlockDriverState *bs, const char *name,
                                   const char *format, GError **errp)
 {
-    g_autofree char *filename = full_name(own, name, errp);
+    g_autofree char *filename = bdrv_full_backing_name(bs, name, errp);
     const BlockDriver *drv;
     JsonObject *file, *options;
     struct stat st;
@@ -229,7 +235,7 @@ static int open_child_of_header(BlockDriverState *bs, JsonObject *options,
                                 const char *name, const char *format,
                                 GError **errp)
 {
-    const char *own = own_filename(bs);
+    g_autofree char *own = own_filename(bs);
     Opening me = { .above = opening,
                    .depth = opening ? opening->depth + 1 : 1 };
     g_autoptr(JsonObject) with_backing = NULL;
@@ -243,7 +249,7 @@ static int open_child_of_header(BlockDriverState *bs, JsonObject *options,
         me.ino = st.st_ino;
     }
     opening = &me;
-    given = header_options(own, name, format, errp);
+    given = header_options(bs, name, format, errp);
     if (given) {
         with_backing = json_object_deep_copy(options);
         json_object_set_object_member(with_backing, "backing", given);
@@ -263,6 +269,7 @@ int bdrv_open_backing(BlockDriverState *bs, JsonObject *options,
 
     g_assert(bdrv_graph_locked() && bs->drv->supports_backing);
     bs->names_backing = header_file && *header_file;
+    bs->implied_backing = !node;
     if (node && !JSON_NODE_HOLDS_NULL(node)) {
         ret = bdrv_open_child(bs, options, "backing", &err) ? 0 : -EINVAL;
     } else if (!node && bs->names_backing) {

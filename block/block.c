@@ -604,14 +604,24 @@ int64_t bdrv_getlength(BlockDriverState *bs)
     return length;
 }
 
-BlockDriverState *bdrv_get_file(BlockDriverState *bs)
+static BlockDriverState *get_child(BdrvChild *const *child)
 {
-    BlockDriverState *file = NULL;
+    BlockDriverState *bs = NULL;
 
     graph_short_rdlock();
-    if (bs->file && bs->file->bs) {
-        file = bdrv_ref(bs->file->bs);
+    if (*child && (*child)->bs) {
+        bs = bdrv_ref((*child)->bs);
     }
     graph_short_rdunlock();
-    return file;
+    return bs;
+}
+
+BlockDriverState *bdrv_get_file(BlockDriverState *bs)
+{
+    return get_child(&bs->file);
+}
+
+BlockDriverState *bdrv_get_backing(BlockDriverState *bs)
+{
+    return get_child(&bs->backing);
 }

@@ -28,7 +28,7 @@ static const SchemaType version_type = {
     .values = (const char *const[]){ "v2", "v3", NULL },
 };
 
-static const SchemaType compression_type = {
+const SchemaType qcow2_compression_type = {
     .name = "Qcow2CompressionType",
     .kind = SCHEMA_ENUM,
     .doc = "How clusters are compressed that are.",
@@ -63,7 +63,7 @@ const SchemaType qcow2_create_options_type = {
             { "refcount-bits", &schema_int, .optional = true,
               .doc = "Of each reference count: a power of two from 1 to 64; "
                      "default 16." },
-            { "compression-type", &compression_type, .optional = true,
+            { "compression-type", &qcow2_compression_type, .optional = true,
               .doc = "Default: \"zlib\"." },
             { NULL },
         },
@@ -131,8 +131,9 @@ static bool set_version(Qcow2State *s, JsonObject *options, GError **errp)
     const char *older = NULL;
 
     s->version = 2 + schema_get_enum(options, "version", &version_type, 1);
-    s->compression = schema_get_enum(options, "compression-type",
-                                     &compression_type, QCOW2_COMPRESSION_ZLIB);
+    s->compression =
+        schema_get_enum(options, "compression-type", &qcow2_compression_type,
+                        QCOW2_COMPRESSION_ZLIB);
     if (schema_get_bool(options, "lazy-refcounts", false)) {
         s->compatible |= QCOW2_COMPAT_LAZY_REFCOUNTS;
         older = "Lazy refcounts only supported with";

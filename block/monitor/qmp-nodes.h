@@ -29,7 +29,17 @@ static inline GPtrArray *qmp_all_nodes(void)
     return nodes;
 }
 
-/* image-info.c: ImageInfo of @bs. Main thread; no I/O, no wait. (transfer full) */
-JsonObject *qmp_image_info(BlockDriverState *bs);
+/* ---- image-info.c. Main thread; no I/O, no wait ------------------------- */
+
+/* The names of images, as they are found out in one query; it holds references
+ * of nodes. */
+GHashTable *qmp_image_names_new(void);
+const char *qmp_image_filename(GHashTable *names, BlockDriverState *bs);
+/*
+ * ImageInfo of @bs, and unless @flat, of what is behind it, one in another:
+ * *@depth of them. (transfer full)
+ */
+JsonObject *qmp_image_info(GHashTable *names, BlockDriverState *bs, bool flat,
+                           int *depth);
 
 #endif

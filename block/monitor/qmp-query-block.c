@@ -68,15 +68,53 @@ static const SchemaType image_info_file_wrapper_type = {
         },
 };
 
+static const SchemaType image_info_qcow2_type = {
+    .name = "ImageInfoSpecificQCow2",
+    .kind = SCHEMA_OBJECT,
+    .doc = "A qcow2 image.",
+    .members =
+        (const SchemaMember[]){
+            { "compat", &schema_str,
+              .doc = "The version: \"0.10\" (2) or \"1.1\" (3)." },
+            { "compression-type", &qcow2_compression_type,
+              .doc = "How clusters are compressed." },
+            { "refcount-bits", &schema_int, .doc = "Bits of a refcount." },
+            { "lazy-refcounts", &schema_bool, .optional = true,
+              .doc = "Refcounts may be written late; version 3 only." },
+            { "corrupt", &schema_bool, .optional = true,
+              .doc = "The image is marked as corrupt; version 3 only." },
+            { "extended-l2", &schema_bool, .optional = true,
+              .doc = "Clusters have subclusters: false; version 3 only." },
+            { NULL },
+        },
+};
+
+static const SchemaType image_info_qcow2_wrapper_type = {
+    .name = "ImageInfoSpecificQCow2Wrapper",
+    .kind = SCHEMA_OBJECT,
+    .members =
+        (const SchemaMember[]){
+            { "data", &image_info_qcow2_type, .doc = "The image." },
+            { NULL },
+        },
+};
+
 static bool specific_branch(size_t n, const char **tag, const SchemaType **type)
 {
-    static const char *const drivers[] = { "file", "host_device" };
+    static const struct {
+        const char *driver;
+        const SchemaType *type;
+    } drivers[] = {
+        { "file", &image_info_file_wrapper_type },
+        { "host_device", &image_info_file_wrapper_type },
+        { "qcow2", &image_info_qcow2_wrapper_type },
+    };
 
     if (n >= G_N_ELEMENTS(drivers)) {
         return false;
     }
-    *tag = drivers[n];
-    *type = &image_info_file_wrapper_type;
+    *tag = drivers[n].driver;
+    *type = drivers[n].type;
     return true;
 }
 
@@ -93,23 +131,38 @@ static const SchemaType format_specific_type = {
     .branch = specific_branch,
 };
 
+static const SchemaType image_info_type;
+static const SchemaMember image_info_members[] = {
+    { "filename", &schema_str,
+      .doc = "The file's name; \"json:\" and options where no name "
+             "says it all." },
+    { "format", &schema_str, .doc = "The driver's name." },
+    { "actual-size", &schema_int, .optional = true,
+      .doc = "Bytes allocated in the file system." },
+    { "virtual-size", &schema_int, .doc = "Bytes of the disk." },
+    { "format-specific", &format_specific_type, .optional = true,
+      .doc = "What only this driver has to tell." },
+    { "dirty-flag", &schema_bool, .optional = true,
+      .doc = "The image was not closed, and may need to be checked." },
+    { "cluster-size", &schema_int, .optional = true,
+      .doc = "Bytes of a cluster." },
+    { "backing-filename", &schema_str, .optional = true,
+      .doc = "The backing file, as the image names it." },
+    { "full-backing-filename", &schema_str, .optional = true,
+      .doc = "The same with its directory." },
+    { "backing-filename-format", &schema_str, .optional = true,
+      .doc = "Its format, as the image tells it." },
+    { "backing-image", &image_info_type, .optional = true,
+      .doc = "The image behind this one: the backing file in use, or "
+             "what a filter passes on." },
+    { NULL },
+};
+
 static const SchemaType image_info_type = {
     .name = "ImageInfo",
     .kind = SCHEMA_OBJECT,
     .doc = "An image.",
-    .members =
-        (const SchemaMember[]){
-            { "filename", &schema_str,
-              .doc = "The file's name; \"json:\" and options where no name "
-                     "says it all." },
-            { "format", &schema_str, .doc = "The driver's name." },
-            { "actual-size", &schema_int, .optional = true,
-              .doc = "Bytes allocated in the file system." },
-            { "virtual-size", &schema_int, .doc = "Bytes of the disk." },
-            { "format-specific", &format_specific_type, .optional = true,
-              .doc = "What only this driver has to tell." },
-            { NULL },
-        },
+    .members = image_info_members,
 };
 
 static const SchemaType dirty_info_type = {
@@ -145,8 +198,10 @@ static const SchemaType device_info_type = {
             { "node-name", &schema_str, .doc = "The node's name." },
             { "ro", &schema_bool, .doc = "Whether nobody can write to it." },
             { "drv", &schema_str, .doc = "The driver's name." },
+            { "backing_file", &schema_str, .optional = true,
+              .doc = "The name of the backing file in use." },
             { "backing_file_depth", &schema_int,
-              .doc = "How many images lie behind it: 0." },
+              .doc = "How many images lie behind it; 0 with \"flat\"." },
             { "encrypted", &schema_bool, .doc = "False." },
             { "detect_zeroes", &detect_zeroes_type,
               .doc = "What happens to writes of zeroes." },
@@ -182,14 +237,17 @@ static const SchemaType query_nodes_type = {
         },
 };
 
-static JsonObject *device_info(BlockDriverState *bs)
+static JsonObject *device_info(BlockDriverState *bs, GHashTable *names,
+                               bool flat)
 {
     static const char *const limits[] = { "bps",  "bps_rd",  "bps_wr",
                                           "iops", "iops_rd", "iops_wr" };
     JsonObject *info = json_object_new();
     JsonObject *cache = json_object_new();
     JsonArray *bitmaps = bdrv_query_dirty_bitmaps(bs);
-    JsonObject *image = qmp_image_info(bs);
+    int depth;
+    JsonObject *image = qmp_image_info(names, bs, flat, &depth);
+    AUTO_NODE backing = bdrv_get_backing(bs);
     NodeOptions o = bdrv_get_node_options(bs);
     size_t i;
 
@@ -203,7 +261,11 @@ static JsonObject *device_info(BlockDriverState *bs)
     json_object_set_boolean_member(info, "encrypted", FALSE);
     json_object_set_string_member(info, "detect_zeroes",
                                   detect_zeroes_type.values[o.detect_zeroes]);
-    json_object_set_int_member(info, "backing_file_depth", 0);
+    if (backing) {
+        json_object_set_string_member(info, "backing_file",
+                                      qmp_image_filename(names, backing));
+    }
+    json_object_set_int_member(info, "backing_file_depth", depth);
     json_object_set_int_member(info, "write_threshold", 0);
     for (i = 0; i < G_N_ELEMENTS(limits); i++) {
         json_object_set_int_member(info, limits[i], 0);
@@ -221,16 +283,18 @@ static JsonObject *device_info(BlockDriverState *bs)
     return info;
 }
 
-/* "flat" makes no difference as long as no image has another behind it. */
 static JsonNode *qmp_query_named_block_nodes(JsonObject *args, GError **errp)
 {
     g_autoptr(GPtrArray) nodes = qmp_all_nodes();
+    g_autoptr(GHashTable) names = qmp_image_names_new();
+    bool flat = schema_get_bool(args, "flat", false);
     JsonArray *rows = json_array_new();
     guint i;
 
     /* The newest first, as clients know it */
     for (i = nodes->len; i > 0; i--) {
-        json_array_add_object_element(rows, device_info(nodes->pdata[i - 1]));
+        json_array_add_object_element(
+            rows, device_info(nodes->pdata[i - 1], names, flat));
     }
     return qmp_node_from_array(rows);
 }

@@ -262,9 +262,10 @@ struct BlockDriverState {
      * was given for it, before it took over what its parent has. Graph mutex */
     BlockDriverState *made_by;
     JsonObject *given_options;
-    bool
-        names_backing; /* the image's header names a backing file; graph mutex */
-    bool reopening;    /* graph mutex: permissions are to be asked for anew */
+    bool implied_backing; /* when it was opened, no option named another */
+    /* The image's header names a backing file; graph mutex */
+    bool names_backing;
+    bool reopening;     /* graph mutex: permissions are to be asked for anew */
     BlockLimits limits; /* set by open; changed in a drain, short graph lock */
 
     BdrvChild *file;            /* the child "file" of formats and filters */
@@ -296,7 +297,8 @@ extern const SchemaType blockdev_ref_type;     /* BlockdevRef */
 extern const SchemaType blockdev_ref_or_null_type;
 /* BlockdevDetectZeroesOptions, its values in the order of BdrvDetectZeroes */
 extern const SchemaType detect_zeroes_type;
-extern const SchemaType blockdev_driver_type; /* BlockdevDriver */
+extern const SchemaType qcow2_compression_type; /* Qcow2CompressionType */
+extern const SchemaType blockdev_driver_type;   /* BlockdevDriver */
 /* PreallocMode, its values in the order of BdrvPrealloc */
 extern const SchemaType prealloc_mode_type;
 
@@ -325,6 +327,13 @@ BdrvChild *bdrv_open_child(BlockDriverState *bs, JsonObject *options,
 int bdrv_open_backing(BlockDriverState *bs, JsonObject *options,
                       const char *header_file, const char *header_format,
                       GError **errp);
+/*
+ * Where the backing file is that the header of @bs calls @name: that, and the
+ * directory of the image's own file if it is relative. To be freed; or NULL and
+ * @errp, where it is no file's name. Any thread, no I/O.
+ */
+char *bdrv_full_backing_name(BlockDriverState *bs, const char *name,
+                             GError **errp);
 /* Attach an existing node (taking a reference); detach. Graph mutex held. */
 BdrvChild *bdrv_attach_child(BlockDriverState *parent, BlockDriverState *bs,
                              const char *name, GError **errp);

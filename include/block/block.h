@@ -138,6 +138,8 @@ int64_t bdrv_getlength(BlockDriverState *bs);
 int bdrv_resize(BlockDriverState *bs, int64_t length, GError **errp);
 /* The node below a format or filter, referenced; or NULL. Any thread. */
 BlockDriverState *bdrv_get_file(BlockDriverState *bs);
+/* Its backing file, the same way */
+BlockDriverState *bdrv_get_backing(BlockDriverState *bs);
 
 /*
  * How bdrv_unref_later() gets something done on the management thread with the

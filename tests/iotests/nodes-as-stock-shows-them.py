@@ -102,9 +102,59 @@ class NodesAsStockShowsThem(unittest.TestCase):
                 for node in mine:
                     # An artefact of QEMU: images without such a flag have one.
                     ignored = ["dirty-flag"]
-                    if not arguments and mine[node]["drv"] == "throttle":
-                        ignored += ["backing_file_depth", "backing-image"]
                     self.assert_row(mine[node], theirs[node], node, ignored)
+
+    def qcow2(self, name, size, backing=None, fmt="raw"):
+        options = ["-b", backing, "-F", fmt] if backing else []
+        iotests.qemu_img("create", "-q", "-f", "qcow2", *options, path(name),
+                         str(size))
+        self.addCleanup(os.unlink, path(name))
+        return path(name)
+
+    def test_chains(self):
+        """Backing files that headers name, or options, or nobody"""
+        self.qcow2("mid", 2 * MiB, "image")
+        top = self.qcow2("top", 3 * MiB, "mid", "qcow2")
+        other = self.qcow2("other", 3 * MiB)
+        for what, names, nodes in (
+            ("by the header", ["top"],
+             [f"qcow2,node-name=top,file.driver=file,file.filename={top}"]),
+            ("by an option", ["top", "other"],
+             [f"qcow2,node-name=top,file.driver=file,file.filename={top},"
+              f"backing.driver=qcow2,backing.node-name=other,"
+              f"backing.file.driver=file,backing.file.filename={other}"]),
+            ("by an option, the same", ["top", "m"],
+             [f"qcow2,node-name=m,read-only=on,file.driver=file,"
+              f"file.filename={path('mid')}",
+              f"qcow2,node-name=top,file.driver=file,file.filename={top},"
+              f"backing=m"]),
+            ("below a filter", ["top", "t", "r"],
+             [f"qcow2,node-name=top,file.driver=file,file.filename={other},"
+              f"backing.driver=raw,backing.file.driver=file,"
+              f"backing.file.filename={self.image}",
+              "throttle,node-name=t,throttle-group=g,file=top",
+              "raw,node-name=r,file=t"]),
+        ):
+            with self.subTest(what):
+                blockdevs = [option for node in nodes
+                             for option in ("--blockdev", node)]
+                options = ["--object", "throttle-group,id=g", *blockdevs]
+                # One after the other: each takes the locks.
+                rows = []
+                for program in iotests.DAEMON, iotests.STOCK_DAEMON:
+                    with iotests.Daemon(*options, program=program) as daemon:
+                        rows.append([
+                            self.rows(daemon, "query-named-block-nodes",
+                                      **arguments)
+                            for arguments in ({}, {"flat": True})])
+                for mine, theirs in zip(*rows):
+                    self.assertEqual(len(mine), len(theirs))
+                    for node in names:
+                        self.assert_row(mine[node], theirs[node], node,
+                                        ["dirty-flag"])
+                        for member in "backing_file", "backing-image":
+                            self.assertEqual(
+                                member in mine[node], member in theirs[node])
 
     def test_filename_of_a_window(self):
         options = ["--blockdev", f"file,node-name=file0,filename={self.image}",
