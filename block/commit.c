@@ -205,13 +205,35 @@ static bool check_one_overlay(const BlockDriverState *overlay,
     return true;
 }
 
+static const BlockDriverState *skip_filters(const BlockDriverState *bs)
+{
+    while (bs->drv->kind == BLOCK_DRIVER_FILTER) {
+        bs = bs->file->bs;
+    }
+    return bs;
+}
+
+/* Does a name and a format tell all of @bs: a file, or all of one in a format? */
+static bool is_plain(BlockDriverState *bs)
+{
+    const BlockDriverState *image = skip_filters(bs);
+    g_autoptr(JsonObject) options =
+        bdrv_copy_options((BlockDriverState *)image);
+
+    return image->drv->kind == BLOCK_DRIVER_PROTOCOL ||
+           (image->file &&
+            skip_filters(image->file->bs)->drv->kind == BLOCK_DRIVER_PROTOCOL &&
+            !schema_has(options, "offset") && !schema_has(options, "size"));
+}
+
 /* How a header is to name @bs; to be freed. Or NULL and @errp */
 static char *name_for_header(BlockDriverState *bs, const char *given,
                              GError **errp)
 {
     g_autofree char *name = given ? g_strdup(given) : file_name(bs);
 
-    if (!name || (!given && g_str_has_prefix(name, "/dev/fdset/"))) {
+    if (!name ||
+        (!given && (!is_plain(bs) || g_str_has_prefix(name, "/dev/fdset/")))) {
         error_setg(errp,
                    "Node '%s' has no file name that an image's header can "
                    "tell: say 'backing-file'",
@@ -227,11 +249,8 @@ static bool set_overlay(MirrorNodes *nodes, BlockDriverState *device,
                         GError **errp)
 {
     BlockDriverState *overlay = overlay_of(device, nodes->source);
-    const BlockDriverState *bs = nodes->base;
+    const BlockDriverState *bs = skip_filters(nodes->base);
 
-    while (bs->drv->kind == BLOCK_DRIVER_FILTER) {
-        bs = bs->file->bs;
-    }
     if (!overlay->drv->change_backing) {
         error_setg(errp,
                    "Node '%s' cannot get another backing file: driver '%s' "
@@ -428,6 +447,13 @@ int commit_tell_overlay(MirrorJob *s, GError **errp)
     return ret;
 }
 
+void commit_settle(MirrorJob *s)
+{
+    if (s->was_read_only) {
+        set_read_only_again(s->base);
+    }
+}
+
 static void free_between(MirrorJob *s)
 {
     g_clear_pointer(&s->between, g_ptr_array_unref);
@@ -447,7 +473,5 @@ void commit_give_back(MirrorJob *s)
     mirror_stop_workers(s);
     free_between(s);
     blk_detach(s->target);
-    if (s->was_read_only) {
-        set_read_only_again(s->base);
-    }
+    commit_settle(s);
 }

@@ -169,6 +169,8 @@ bool commit_take(MirrorJob *s, GError **errp);
 /* The reverse, before the source's users come back to it: the job writes no more.
  * Drained */
 void commit_give_back(MirrorJob *s);
+/* The job writes no more, and nobody else has gone to the base to write there. */
+void commit_settle(MirrorJob *s);
 /* The overlay's header names the base. Drained; 0, or -errno and @errp */
 int commit_tell_overlay(MirrorJob *s, GError **errp);
 /* Last; the nodes between are free. */

@@ -326,6 +326,9 @@ static int64_t mirror_let_go(Job *job)
     MirrorJob *s = job_opaque(job);
 
     if (!s->filter->file) {
+        if (s->overlay) {
+            commit_settle(s);
+        }
         return 0;
     }
     if (!bdrv_try_drained_begin(s->filter, drain_deadline(s))) {

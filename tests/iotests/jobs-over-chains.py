@@ -379,6 +379,7 @@ class Flow(unittest.TestCase):
                 nodes = daemon.nodes()
                 over = nodes[names[path("over")]]
                 self.assertTrue(over["ro"])
+                self.assertTrue(nodes[names[self.base]]["ro"])
                 self.assertEqual(over["image"]["backing-filename"], self.base)
                 if by_header:
                     self.assertNotIn(names[path("mid")], nodes)
@@ -423,6 +424,21 @@ class Flow(unittest.TestCase):
                 daemon.nodes()["top"]["image"]["backing-filename"], "mid")
         self.check(path("mid"), path("top"))
         qemu_img("compare", path("top"), path("raw"))
+
+    def test_commit_below_to_a_window(self):
+        """No header can name that: it would be the whole file."""
+        overlay(path("mid"), self.base, "raw", SIZE // 2)
+        overlay(path("top"), path("mid"), "qcow2")
+        with ChainDaemon() as daemon:
+            daemon.add("base", self.base, "raw", read_only=True,
+                       offset=SIZE // 2)
+            daemon.add("mid", path("mid"), backing="base", read_only=True)
+            daemon.add("top", path("top"), backing="mid")
+            with self.assertRaisesRegex(iotests.QMPError,
+                                        "Node 'base' has no file name"):
+                daemon.cmd("block-commit", {
+                    "job-id": "c", "device": "top", "top-node": "mid"})
+            self.assertTrue(daemon.nodes()["base"]["ro"])
 
     def test_commit_by_file_name(self):
         """The chain comes from the images' headers."""
