@@ -275,10 +275,10 @@ class Refused(Case):
                      f"data_file={path('data.raw')}", self.image, "1M")
             self.assertIn("Unsupported qcow2 feature(s): external data file",
                           daemon.refusal(self.image))
-            qemu_img("create", "-q", "-f", "qcow2", "--object",
-                     "secret,id=s,data=x", "-o",
-                     "encrypt.format=luks,encrypt.key-secret=s,"
-                     "encrypt.iter-time=10", self.image, "1M")
+            qemu_img("create", "-q", "-f", "qcow2", self.image, "1M")
+            self.change(35, b"\1")
+            self.assertIn("(AES)", daemon.refusal(self.image))
+            self.change(35, b"\2")
             self.assertIn("(LUKS)", daemon.refusal(self.image))
             with open(self.image, "wb") as file:
                 file.truncate(70)
