@@ -136,6 +136,7 @@ void image_new(unsigned cluster_bits, unsigned refcount_order)
 
 void image_free(void)
 {
+    disk->hook = NULL; /* it looks at what goes now */
     close_tables();
     g_free(s->l1);
     g_array_unref(s->extensions);
