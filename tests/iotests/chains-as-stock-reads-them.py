@@ -8,7 +8,7 @@ import os
 import unittest
 
 import iotests
-from iotests import KiB, MiB, QMPError, path
+from iotests import MiB, QMPError, path
 
 CONTEXTS = "base:allocation", "qemu:allocation-depth"
 
@@ -80,8 +80,10 @@ class Chains(unittest.TestCase):
         self.assertEqual(ours[0], stock[0])
 
     def test_snapshot(self):
-        before = {name: open(path(name), "rb").read()
-                  for name in ("base", "mid")}
+        before = {}
+        for name in "base", "mid":
+            with open(path(name), "rb") as file:
+                before[name] = file.read()
         with iotests.Daemon(*self.options()) as daemon:
             daemon.cmd("blockdev-add",
                        {"driver": "qcow2", "node-name": "over",
