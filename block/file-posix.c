@@ -362,8 +362,14 @@ int file_block_status(BlockDriverState *bs, unsigned want, int64_t offset,
         *pnum = 0; /* through another node it was just made shorter */
         return flags | BDRV_BLOCK_DATA;
     }
-    state = status_query(s->cache, s->probe, offset, MIN(bytes, end - offset),
-                         pnum, &probed);
+    if (want & BDRV_WANT_KNOWN) {
+        state =
+            status_cache_peek(s->cache, offset, MIN(bytes, end - offset), pnum);
+        probed = state == BLOCK_STATE_UNKNOWN;
+    } else {
+        state = status_query(s->cache, s->probe, offset,
+                             MIN(bytes, end - offset), pnum, &probed);
+    }
     if (state < 0) {
         return state;
     }

@@ -139,6 +139,9 @@ static const SchemaType map_args_type = {
             { "limit", &schema_uint, .optional = true,
               .doc = "How many entries at most, from 1 to 100000. Default: "
                      "1000." },
+            { "probe", &schema_bool, .optional = true,
+              .doc = "Whether to ask the file system about what is not known. "
+                     "Otherwise that is data, and not known. Default: true." },
             { NULL },
         },
 };
@@ -164,7 +167,8 @@ static const SchemaType map_entry_type = {
               .doc = "Where it begins in that image's file, in bytes." },
             { "known", &schema_bool,
               .doc = "Whether that was known from memory; otherwise the file "
-                     "system had to be asked, and is not for the next time." },
+                     "system had to be asked, and is not for the next time; "
+                     "or, without \"probe\", nobody knows." },
             { NULL },
         },
 };
@@ -234,7 +238,8 @@ static bool map_entry_extend(MapEntry *e, const MapEntry *next)
  * of the disk the length is 0. Nobody keeps the disk from becoming shorter, and
  * a question that reaches beyond the end is refused: then it is asked again.
  */
-static int map_ask(BlockBackend *blk, int64_t offset, MapEntry *answer)
+static int map_ask(BlockBackend *blk, unsigned want, int64_t offset,
+                   MapEntry *answer)
 {
     int64_t length = blk_getlength(blk), before;
     int ret;
@@ -248,9 +253,9 @@ static int map_ask(BlockBackend *blk, int64_t offset, MapEntry *answer)
         if (offset >= length) {
             return 0;
         }
-        ret = blk_block_status_map(blk, offset, length - offset,
-                                   BDRV_WANT_PRECISE, &answer->length,
-                                   &answer->map, &answer->depth);
+        ret =
+            blk_block_status_map(blk, offset, length - offset, want,
+                                 &answer->length, &answer->map, &answer->depth);
         length = blk_getlength(blk);
     } while (ret < 0 && length != before);
     return ret;
@@ -260,8 +265,8 @@ static int map_ask(BlockBackend *blk, int64_t offset, MapEntry *answer)
  * The map of the disk from @offset on; *@next is where it ends, or -1 if there
  * is no more. Ends early at exit: the daemon waits for this thread.
  */
-static JsonArray *map_entries(BlockBackend *blk, int64_t offset, int64_t limit,
-                              int64_t *next, GError **errp)
+static JsonArray *map_entries(BlockBackend *blk, unsigned want, int64_t offset,
+                              int64_t limit, int64_t *next, GError **errp)
 {
     int64_t answers = limit * MAP_ANSWERS_PER_ENTRY;
     JsonArray *entries = json_array_new();
@@ -269,7 +274,7 @@ static JsonArray *map_entries(BlockBackend *blk, int64_t offset, int64_t limit,
 
     *next = -1;
     for (;;) {
-        int ret = map_ask(blk, offset, &answer);
+        int ret = map_ask(blk, want, offset, &answer);
 
         if (ret < 0) {
             error_setg_errno(errp, -ret,
@@ -338,6 +343,9 @@ static JsonNode *qmp_x_query_block_map(JsonObject *args, GError **errp)
 {
     int64_t offset = schema_get_int(args, "offset", 0);
     int64_t limit = schema_get_int(args, "limit", MAP_DEFAULT_LIMIT);
+    unsigned want =
+        BDRV_WANT_PRECISE |
+        (schema_get_bool(args, "probe", true) ? 0 : BDRV_WANT_KNOWN);
     int64_t length, next = -1;
     JsonArray *entries = NULL;
     JsonObject *map;
@@ -361,7 +369,7 @@ static JsonNode *qmp_x_query_block_map(JsonObject *args, GError **errp)
                    ", the length of the disk",
                    length);
     } else {
-        entries = map_entries(blk, offset, limit, &next, errp);
+        entries = map_entries(blk, want, offset, limit, &next, errp);
     }
     detach_map(blk);
     if (!entries) {
@@ -405,7 +413,7 @@ const QmpCommand qmp_status_cache_commands[] = {
         .ret = &map_type,
         .doc = "Show which parts of a disk hold data and which read as zeroes. "
                "What is unknown is asked of the file system, and known from "
-               "then on.",
+               "then on, unless \"probe\" is false.",
         .example = "{\"node-name\": \"disk0\", \"offset\": 1048576,"
                    " \"limit\": 10}",
         .errors = "There is no such node; offset lies beyond the end of the "

@@ -57,7 +57,8 @@ enum {
     BDRV_BLOCK_RAW = 0x08, /* only between drivers: ask *file at *map */
     BDRV_BLOCK_ALLOCATED = 0x10,
     BDRV_BLOCK_EOF = 0x20,
-    BDRV_BLOCK_PROBED = 0x100, /* ours: the file system had to be asked */
+    BDRV_BLOCK_PROBED = 0x100, /* ours: the file system had to be asked (or
+                                * would have to, BDRV_WANT_KNOWN) */
 };
 
 /* What a block-status question wants to know; 0: only whether allocated */
@@ -71,6 +72,11 @@ enum {
      * data, and so are zeroes that are better read with what surrounds them.
      */
     BDRV_WANT_READ = 0x4,
+    /*
+     * With the others: no file system is asked. What is not known is data, and
+     * PROBED says so.
+     */
+    BDRV_WANT_KNOWN = 0x8,
 };
 
 /* No single request is larger; callers split. */
