@@ -344,11 +344,13 @@ static JsonObject *format_specific(const Qcow2State *s)
                                   s->version == 2 ? "0.10" : "1.1");
     json_object_set_string_member(data, "compression-type",
                                   compression[s->compression]);
-    json_object_set_int_member(data, "refcount-bits", 1 << s->refcount_order);
     if (s->version >= 3) {
         json_object_set_boolean_member(data, "lazy-refcounts",
                                        s->compatible &
                                            QCOW2_COMPAT_LAZY_REFCOUNTS);
+    }
+    json_object_set_int_member(data, "refcount-bits", 1 << s->refcount_order);
+    if (s->version >= 3) {
         json_object_set_boolean_member(data, "corrupt", qcow2_is_corrupt(s));
         json_object_set_boolean_member(data, "extended-l2", false);
     }
