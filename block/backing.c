@@ -75,6 +75,15 @@ static char *own_filename(BlockDriverState *bs)
     return name;
 }
 
+char *bdrv_backing_path(const char *own, const char *name)
+{
+    const char *slash = strrchr(own, '/');
+
+    return slash && !g_path_is_absolute(name)
+               ? g_strdup_printf("%.*s%s", (int)(slash + 1 - own), own, name)
+               : g_strdup(name);
+}
+
 /* "nbd:...": a colon, and no slash before it */
 static bool has_protocol(const char *name)
 {
@@ -85,7 +94,6 @@ char *bdrv_full_backing_name(BlockDriverState *bs, const char *name,
                              GError **errp)
 {
     g_autofree char *own = own_filename(bs);
-    g_autofree char *dir = NULL;
 
     if (g_str_has_prefix(name, "file:")) {
         return g_strdup(name + strlen("file:"));
@@ -97,18 +105,14 @@ char *bdrv_full_backing_name(BlockDriverState *bs, const char *name,
                    name, (int)strcspn(name, ":"), name);
         return NULL;
     }
-    if (g_path_is_absolute(name)) {
-        return g_strdup(name);
-    }
-    if (!own) {
+    if (!own && !g_path_is_absolute(name)) {
         error_setg(errp,
                    "'%s' is relative to the image, which has no file name; "
                    "name a node with the option 'backing'",
                    name);
         return NULL;
     }
-    dir = g_path_get_dirname(own);
-    return g_build_filename(dir, name, NULL);
+    return bdrv_backing_path(own ? own : "", name);
 }
 
 static const struct {
@@ -127,9 +131,7 @@ static const struct {
     { "parallels", "WithouFreSpacExt" },
 };
 
-/* What the first bytes of the file look like, or "raw"; NULL and @errp if they
- * cannot be read */
-static const char *probe_format(const char *filename, GError **errp)
+const char *bdrv_probe_format(const char *filename, GError **errp)
 {
     char head[32] = "";
     int fd = open(filename, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
@@ -141,7 +143,8 @@ static const char *probe_format(const char *filename, GError **errp)
         close(fd);
     }
     if (n < 0) {
-        error_setg_errno(errp, error, "Could not read '%s'", filename);
+        error_setg_errno(errp, error, "Could not %s '%s'",
+                         fd < 0 ? "open" : "read", filename);
         return NULL;
     }
     for (i = 0; i < G_N_ELEMENTS(known_formats); i++) {
@@ -205,7 +208,7 @@ static JsonObject *header_options(BlockDriverState *bs, const char *name,
         return NULL;
     }
     if (!format) {
-        format = probe_format(filename, errp);
+        format = bdrv_probe_format(filename, errp);
         if (!format) {
             return NULL;
         }

@@ -334,6 +334,15 @@ int bdrv_open_backing(BlockDriverState *bs, JsonObject *options,
  */
 char *bdrv_full_backing_name(BlockDriverState *bs, const char *name,
                              GError **errp);
+/* Where the backing file @name is that the image @own has, both names of files:
+ * relative to @own. To be freed. Any thread. */
+char *bdrv_backing_path(const char *own, const char *name);
+/*
+ * What the first bytes of a file look like: the name of a format, which need not
+ * have a driver, or "raw". A guest chooses what its raw disk looks like. NULL
+ * and @errp if the file cannot be read. May do I/O; any thread.
+ */
+const char *bdrv_probe_format(const char *filename, GError **errp);
 /* Attach an existing node (taking a reference); detach. Graph mutex held. */
 BdrvChild *bdrv_attach_child(BlockDriverState *parent, BlockDriverState *bs,
                              const char *name, GError **errp);
