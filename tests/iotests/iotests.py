@@ -38,6 +38,7 @@ DAEMON = os.environ.get(
     "SEEKLESS_DAEMON",
     os.path.join(BUILD_DIR, "tools", "seekless-storage-daemon"))
 STOCK_DAEMON = "qemu-storage-daemon"
+IMG = os.path.join(BUILD_DIR, "tools", "seekless-img")
 # Ours, which gives up after a second what does not end
 IMPATIENT_DAEMON = os.path.join(BUILD_DIR, "tests", "iotests",
                                 "impatient-storage-daemon")

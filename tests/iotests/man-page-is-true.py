@@ -8,7 +8,14 @@ import unittest
 
 import iotests
 
-PAGE = os.path.join(iotests.SOURCE_DIR, "docs", "seekless-storage-daemon.1")
+DAEMON_PAGE, IMG_PAGE = (
+    os.path.join(iotests.SOURCE_DIR, "docs", f"seekless-{name}.1")
+    for name in ("storage-daemon", "img"))
+
+
+def read_page(name):
+    with open(name, encoding="utf-8") as page:
+        return re.sub(r"\\f[PIBR]", "", page.read().replace("\\-", "-"))
 
 
 class Schema:
@@ -37,9 +44,7 @@ class Schema:
 class ManPageIsTrue(unittest.TestCase):
 
     def setUp(self):
-        with open(PAGE, encoding="utf-8") as page:
-            text = page.read().replace("\\-", "-")
-        self.text = re.sub(r"\\f[PIBR]", "", text)
+        self.text = read_page(DAEMON_PAGE)
 
     def section(self, title):
         """The text from a heading to the next one"""
@@ -70,6 +75,51 @@ class ManPageIsTrue(unittest.TestCase):
         # Unstable ones, for those who know them from QEMU
         self.assertEqual(self.tags("Objects"), {
             name for name in options if not name.startswith("x-")})
+
+
+class ImgManPageIsTrue(unittest.TestCase):
+
+    def setUp(self):
+        self.text = read_page(IMG_PAGE)
+        self.usage = iotests.run(iotests.IMG, "--help").stdout
+
+    def section(self, title):
+        return re.search(rf'^\.SS "?{title}"?\n(.*?)(?=^\.S[SH])', self.text,
+                         re.M | re.S)[1]
+
+    def options(self, text):
+        tags = re.findall(r"^\.TP\n(\.\S+ .*)", text, re.M)
+        return {word for tag in tags
+                for word in re.findall(r"(?<![\w-])--?[a-zA-Z][a-z-]*", tag)}
+
+    def test_commands(self):
+        """What is in a command's help is in its section, or the common one;
+        and what is in its section is in its help."""
+        common = self.options(self.section("Options of several commands"))
+        commands = re.findall(r"^  (check|create|info|map) (.*?)(?=^  +[a-z])",
+                              self.usage, re.M | re.S)
+        self.assertEqual({name for name, _ in commands},
+                         set(re.findall(r"^\.SS ([a-z]+)$", self.text, re.M)))
+        for command in {name for name, _ in commands}:
+            helped = set().union(*(
+                re.findall(r"(?<![\w-])--?[a-zA-Z][a-z-]*", text)
+                for name, text in commands if name == command))
+            own = self.options(self.section(command))
+            self.assertEqual(helped - own - common, set(), command)
+            # Long names of options that have a letter need not be in the help.
+            self.assertEqual(own - helped - {"--repair"}, set(),
+                             command)
+
+    def test_formats(self):
+        for name in ("raw", "qcow2"):
+            listed = iotests.run(iotests.IMG, "create", "-f", name, "-o",
+                                 "help", status=None)
+            if listed.returncode:
+                continue
+            section = re.search(rf"^\.B {name}\nO?(.*?)^\.(?:TP|SH)",
+                                self.text, re.M | re.S)[1]
+            for option in re.findall(r"^  ([a-z0-9_]+)=", listed.stdout, re.M):
+                self.assertRegex(section, rf"\.BR? {option}\b")
 
 
 iotests.main()
