@@ -397,6 +397,61 @@ START_TEST(test_dirty)
 }
 END_TEST
 
+static bool reopen(bool read_only, GError **errp)
+{
+    g_autofree char *text =
+        g_strdup_printf("[{'driver':'qcow2','node-name':'q','file':'m',"
+                        "'backing':null,'read-only':%s,'cache-size':0}]",
+                        read_only ? "true" : "false");
+    g_autoptr(JsonNode) node = NULL;
+    bool ok;
+
+    g_strdelimit(text, "'", '"');
+    node = json_from_string(text, NULL);
+    bdrv_graph_lock();
+    ok = bdrv_reopen(json_node_get_array(node), errp);
+    bdrv_graph_unlock();
+    return ok;
+}
+
+/* What is done when an image is opened for writing is not left out later. */
+START_TEST(test_reopen)
+{
+    static const struct {
+        unsigned offset;
+        uint64_t features;
+        const char *text; /* NULL: it is possible */
+    } cases[] = {
+        { 72, 0, NULL },
+        { 72, QCOW2_INCOMPAT_DIRTY, "the image is to be repaired" },
+        { 72, QCOW2_INCOMPAT_CORRUPT, "Image is corrupt" },
+        { 88, 1 << 5, "features that are to be cleared" },
+    };
+    g_autoptr(GError) err = NULL;
+
+    make_image(3);
+    qcow2_put_be64(image + cases[_i].offset, cases[_i].features);
+    put_image();
+    ck_assert(open_image(true, NULL));
+    ck_assert(reopen(true, NULL));
+    if (cases[_i].text) {
+        ck_assert(!reopen(false, &err));
+        ck_assert_msg(strstr(err->message, cases[_i].text) != NULL, "%s",
+                      err->message);
+        ck_assert(bdrv_is_read_only(bs));
+    } else {
+        ck_assert(reopen(false, NULL));
+        ck_assert_int_eq(qcow2_pwrite_zeroes(bs, 0, CLUSTER, 0), 0);
+        ck_assert(reopen(true, NULL));
+        ck_assert_int_ne(qcow2_get_be64(mem_disk_data(disk) + 3 * CLUSTER), 0);
+    }
+    close_image();
+    if (cases[_i].text) {
+        ck_assert_mem_eq(mem_disk_data(disk), image, IMAGE_BYTES);
+    }
+}
+END_TEST
+
 /* A name that is longer than there is room for */
 START_TEST(test_no_room)
 {
@@ -464,6 +519,7 @@ static Suite *header_suite(void)
     tcase_add_test(tc, test_corrupt);
     tcase_add_test(tc, test_corrupt_read_only);
     tcase_add_test(tc, test_dirty);
+    tcase_add_loop_test(tc, test_reopen, 0, 4);
     tcase_add_test(tc, test_no_room);
     tcase_add_test(tc, test_order);
     suite_add_tcase(suite, tc);
