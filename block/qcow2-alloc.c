@@ -16,6 +16,7 @@
  * soon as the file is long enough, or even before.
  */
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -43,6 +44,21 @@ static int write_host(Qcow2State *s, uint64_t host, int64_t n,
     return bdrv_pwritev(s->bs->file->bs, host, n, slice->part, niov, 0);
 }
 
+bool qcow2_is_place_of_data(Qcow2State *s, uint64_t host, int64_t bytes)
+{
+    int64_t length = bdrv_child_getlength(s->bs->file);
+    uint64_t last = host + bytes - 1;
+
+    if (length >= 0 && last - qcow2_in_cluster(s, last) >= (uint64_t)length) {
+        qcow2_signal_corruption(s, host, bytes,
+                                "Data cluster at %#" PRIx64
+                                " lies behind the end of the file, at %" PRId64,
+                                last - qcow2_in_cluster(s, last), length);
+        return false;
+    }
+    return qcow2_check_overlap(s, host, bytes, "guest data");
+}
+
 /* Is there a run that can be written in place? 1 or 0, or -errno. s->lock held */
 static int find_own(Qcow2State *s, int64_t offset, int64_t bytes,
                     uint64_t *host, int64_t *n)
@@ -54,7 +70,7 @@ static int find_own(Qcow2State *s, int64_t offset, int64_t bytes,
     if (ret < 0 || type != QCOW2_CLUSTER_NORMAL || !copied) {
         return ret;
     }
-    return qcow2_check_overlap(s, *host, *n, "guest data") ? 1 : -EIO;
+    return qcow2_is_place_of_data(s, *host, *n) ? 1 : -EIO;
 }
 
 int64_t qcow2_write_own(Qcow2State *s, int64_t offset, int64_t bytes,
@@ -181,6 +197,9 @@ int qcow2_begin_run(Qcow2State *s, Qcow2Run *run, int64_t from, int64_t end)
         if (run->first.type == QCOW2_CLUSTER_NORMAL) {
             return 0;
         }
+        if (!qcow2_is_place_of_data(s, run->first.host, n)) {
+            return -EIO;
+        }
         run->host = run->first.host;
         run->bytes = n;
         run->last = run->first;
@@ -192,11 +211,11 @@ int qcow2_begin_run(Qcow2State *s, Qcow2Run *run, int64_t from, int64_t end)
         if (ret < 0) {
             return ret;
         }
+        if (!qcow2_check_overlap(s, run->host, run->bytes, "guest data")) {
+            return -EIO; /* the clusters leak, and the image is corrupt anyway */
+        }
     }
     run->to = MIN(run->offset + run->bytes, end);
-    if (!qcow2_check_overlap(s, run->host, run->bytes, "guest data")) {
-        return -EIO; /* the clusters leak, and the image is corrupt anyway */
-    }
     return 0;
 }
 

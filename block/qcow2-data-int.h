@@ -16,6 +16,14 @@ int qcow2_hold(Qcow2State *s, RangeHold *hold, int64_t offset, int64_t bytes,
 int qcow2_may_write(Qcow2State *s, int64_t end);
 
 /*
+ * May that part of the file, which an L2 entry led to, be written in place? Not what
+ * else is a table, and not clusters behind the end of the file: nobody was
+ * given those, and a write would make the file as long as the entry says. False:
+ * the image is corrupt now. s->lock held
+ */
+bool qcow2_is_place_of_data(Qcow2State *s, uint64_t host, int64_t bytes);
+
+/*
  * What a cluster of that type, and *@host, as qcow2_lookup() told, holds: all of
  * the vector, which lies within what the look-up was about. @flags: of the read
  */

@@ -204,7 +204,7 @@ static int write_edge(Qcow2State *s, const Edge *edge, int flags)
     if (edge->own) {
         MUTEX_GUARD(&s->lock);
 
-        if (!qcow2_check_overlap(s, edge->host, edge->bytes, "guest data")) {
+        if (!qcow2_is_place_of_data(s, edge->host, edge->bytes)) {
             return -EIO;
         }
     }

@@ -5,6 +5,7 @@
  */
 #include <string.h>
 
+#include "block/qcow2.h"
 #include "mem-disk.h"
 #include "qcow2-disk.h"
 #include "unit-main.h"
@@ -656,6 +657,45 @@ START_TEST(test_refused)
 }
 END_TEST
 
+/* An entry that leads behind the end of the file does not make it longer. */
+START_TEST(test_behind_the_file)
+{
+    static const Config c = { 3, 16, MIB, false };
+    static const uint64_t entries[] = {
+        (UINT64_C(1) << 40) | QCOW2_COPIED,
+        (UINT64_C(1) << 40) | QCOW2_COPIED | QCOW2_ZERO,
+    };
+    uint8_t buf[512] = { 1 };
+    Qcow2State *state;
+    int64_t length;
+    uint64_t *l2;
+    unsigned index;
+
+    open_image(&c);
+    ck_assert_int_eq(blk_pwrite(blk, 0, 512, buf, 0), 0);
+    length = qcow2_disk_length(qcow2_disk_of(file));
+    state = file->parents->len
+                ? ((BdrvChild *)file->parents->pdata[0])->parent->opaque
+                : NULL;
+    mutex_lock(&state->lock);
+    ck_assert_int_eq(qcow2_get_own_l2(state, 65536, &l2, &index), 0);
+    l2[index] = GUINT64_TO_BE(entries[_i]);
+    qcow2_cache_set_dirty(state->l2_cache, l2);
+    qcow2_cache_put(state->l2_cache, (void **)&l2);
+    mutex_unlock(&state->lock);
+    ck_assert(!qcow2_is_corrupt(state));
+
+    ck_assert_int_eq(blk_pwrite(blk, 65536, 512, buf, 0), -EIO);
+    ck_assert(qcow2_is_corrupt(state));
+    ck_assert_int_eq(blk_pwrite(blk, 0, 512, buf, 0), -EIO);
+    ck_assert_int_eq(qcow2_disk_length(qcow2_disk_of(file)), length);
+    /* What is read there is what the file has: nothing. */
+    model[0] = 1;
+    assert_model();
+    close_image();
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("qcow2-data");
@@ -672,6 +712,7 @@ int main(void)
     tcase_add_test(tc, test_failures);
     tcase_add_test(tc, test_nothing_leaks);
     tcase_add_test(tc, test_refused);
+    tcase_add_loop_test(tc, test_behind_the_file, 0, 2);
     suite_add_tcase(s, tc);
     return unit_main(s);
 }
