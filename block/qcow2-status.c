@@ -173,13 +173,8 @@ static int status_of_data(Qcow2State *s, unsigned want, int64_t offset,
     if (ret >= 0 && *type == QCOW2_CLUSTER_NORMAL) {
         int below = status_below(s, want, *host, pnum);
 
-        if (below < 0) {
-            ret = below;
-        } else if (below & BDRV_BLOCK_ZERO) {
-            ret = (ret & ~BDRV_BLOCK_DATA) | below;
-        } else {
-            ret |= below;
-        }
+        /* Zeroes that have a place are data, too, as in QEMU. */
+        ret = below < 0 ? below : ret | below;
     }
     range_lock_release(s->ranges, &hold);
     return ret;

@@ -127,6 +127,20 @@ class QcowWrittenByUs(unittest.TestCase):
                  "raw", image, copy)
         self.assertTrue(iotests.identical(raw, copy))
 
+    def test_preallocated_zeroes(self):
+        """What has a place but was never written is zero, and no hole."""
+        image = path("image")
+        qemu_img("create", "-f", "qcow2", "-o", "preallocation=metadata",
+                 image, SIZE)
+        with ImageDaemon(image) as daemon:
+            with daemon.client() as client:
+                client.pwrite(MiB, bytes(range(256)) * 256)
+            seen = [(extent["offset"], extent["length"], extent["type"])
+                    for extent in iotests.nbdinfo_map(daemon.uri)]
+        after = MiB + 64 * KiB
+        self.assertEqual(seen, [(0, MiB, 2), (MiB, 64 * KiB, 0),
+                                (after, SIZE - after, 2)])
+
     def test_overlay(self):
         base, _, disk = self.make_source()
         image = path("overlay")
