@@ -255,7 +255,7 @@ static void node_set_ready(BlockDriverState *bs, bool monitor_owned)
 
 /* A reference for the caller; @monitor: which is the monitor's */
 static BlockDriverState *open_node(JsonObject *options, bool monitor,
-                                   GError **errp)
+                                   bool to_check, GError **errp)
 {
     const char *driver = schema_get_str(options, "driver", NULL);
     const char *node_name = schema_get_str(options, "node-name", NULL);
@@ -279,6 +279,7 @@ static BlockDriverState *open_node(JsonObject *options, bool monitor,
         return NULL;
     }
     node_set_options(bs, &common);
+    bs->to_check = to_check;
     bs->options = json_object_deep_copy(options);
     ret = drv->open(bs, options, &err);
     if (ret < 0) {
@@ -305,13 +306,24 @@ static BlockDriverState *open_node(JsonObject *options, bool monitor,
     return bs;
 }
 
-BlockDriverState *bdrv_open(JsonObject *options, GError **errp)
+static BlockDriverState *open_root(JsonObject *options, bool to_check,
+                                   GError **errp)
 {
     if (!schema_has(options, "node-name")) {
         error_setg(errp, "'node-name' must be specified for the root node");
         return NULL;
     }
-    return open_node(options, true, errp);
+    return open_node(options, true, to_check, errp);
+}
+
+BlockDriverState *bdrv_open(JsonObject *options, GError **errp)
+{
+    return open_root(options, false, errp);
+}
+
+BlockDriverState *bdrv_open_to_check(JsonObject *options, GError **errp)
+{
+    return open_root(options, true, errp);
 }
 
 BlockDriverState *bdrv_new_internal(const BlockDriver *drv,
@@ -349,7 +361,7 @@ BdrvChild *bdrv_open_child(BlockDriverState *bs, JsonObject *options,
         g_autoptr(JsonObject) inline_options =
             node_child_options(options, name, json_node_get_object(node));
 
-        child_bs = open_node(inline_options, false, errp);
+        child_bs = open_node(inline_options, false, false, errp);
         if (child_bs) {
             child_bs->made_by = bs;
             child_bs->given_options =

@@ -170,11 +170,11 @@ static int open_tables(Qcow2State *s, JsonObject *options, GError **errp)
 
 int qcow2_open_image(Qcow2State *s, JsonObject *options, GError **errp)
 {
-    bool writable = !bdrv_is_read_only(s->bs);
+    bool in_use = !bdrv_is_read_only(s->bs) && !s->bs->to_check;
     int ret;
 
     if ((ret = read_header(s, errp)) < 0 ||
-        (writable && (ret = check_writable(s, errp)) < 0)) {
+        (in_use && (ret = check_writable(s, errp)) < 0)) {
         return ret;
     }
     return open_tables(s, options, errp);
@@ -187,7 +187,7 @@ static int open_chain(Qcow2State *s, JsonObject *options, GError **errp)
     if ((ret = qcow2_open_image(s, options, errp)) < 0 ||
         (ret = bdrv_open_backing(s->bs, options, s->backing_file,
                                  s->backing_format, errp)) < 0 ||
-        bdrv_is_read_only(s->bs)) {
+        bdrv_is_read_only(s->bs) || s->bs->to_check) {
         return ret;
     }
     ret = repair(s, errp);

@@ -234,6 +234,7 @@ static void parse(CheckOptions *o, int argc, char **argv)
     img_check_open_options(&o->open);
     o->open.writable = o->fix != 0;
     o->open.no_backing = true;
+    o->open.to_check = true;
 }
 
 int img_check(int argc, char **argv)

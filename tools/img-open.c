@@ -218,7 +218,8 @@ bool img_try_open(ImgImage *image, const ImgOpenOptions *o, GError **errp)
         return false;
     }
     bdrv_graph_lock();
-    image->bs = bdrv_open(options, errp);
+    image->bs = o->to_check ? bdrv_open_to_check(options, errp)
+                            : bdrv_open(options, errp);
     if (image->bs) {
         bdrv_ref(image->bs);
         ok = attach(image, o, errp);

@@ -72,6 +72,7 @@ typedef struct ImgOpenOptions {
     const char *format;   /* NULL: it is probed */
     const char *cache;    /* a mode of -T; or NULL */
     bool image_opts, force_share, writable, no_backing;
+    bool to_check; /* bdrv_open_to_check() */
 } ImgOpenOptions;
 
 typedef struct ImgImage {

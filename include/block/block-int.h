@@ -257,6 +257,7 @@ struct BlockDriverState {
     BdrvDetectZeroes detect_zeroes;
     bool cache_direct, cache_no_flush;
     bool force_share;    /* other processes may do what they like */
+    bool to_check;       /* bdrv_open_to_check() */
     JsonObject *options; /* a copy, as given; short graph lock */
     /* Of a node that its parent made inline: that parent, until it goes, and what
      * was given for it, before it took over what its parent has. Graph mutex */

@@ -104,6 +104,12 @@ void bdrv_graph_unlock(void);
  */
 BlockDriverState *bdrv_open(JsonObject *options, GError **errp);
 /*
+ * The same, to have the image checked, and mended if it is writable: its driver takes
+ * it as it is, damaged or not, and changes nothing by itself. Nobody reads or
+ * writes its contents.
+ */
+BlockDriverState *bdrv_open_to_check(JsonObject *options, GError **errp);
+/*
  * blockdev-del: fails while anybody uses the node. Waits for those who have but
  * found it: take no graph mutex with such a reference in hand. Graph mutex held.
  */
