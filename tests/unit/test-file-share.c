@@ -386,7 +386,7 @@ START_TEST(test_create_refused)
     BlockBackend *blk;
 
     ASSERT_CREATE_FAILS("'size':1,'preallocation':'metadata'",
-                        "does not accept value 'metadata'");
+                        "Unsupported preallocation mode 'metadata'");
     ASSERT_CREATE_FAILS("'size':1,'nonsense':1", "unexpected");
     /* In use here, used or not and with locks or without */
     bs = open_node("a", "'status-cache':'off','locking':'off'");
