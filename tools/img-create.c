@@ -4,6 +4,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "block/block-int.h"
 #include "tools/img.h"
@@ -389,7 +390,7 @@ static bool create_format(const CreateOptions *o, const BlockDriver *drv,
                           JsonObject *options, GError **errp)
 {
     const char *protocol = img_protocol_of(o->filename, errp);
-    bool ok;
+    bool is_new = !g_file_test(o->filename, G_FILE_TEST_EXISTS), ok;
 
     if (!protocol ||
         (!strcmp(protocol, "file") && !create_file(o->filename, errp)) ||
@@ -397,6 +398,10 @@ static bool create_format(const CreateOptions *o, const BlockDriver *drv,
         return false;
     }
     ok = drv->create(options, NULL, errp) == 0;
+    /* While its locks are held: nobody else has begun to use it. */
+    if (!ok && is_new) {
+        unlink(o->filename);
+    }
     return close_file(ok ? errp : NULL) && ok;
 }
 

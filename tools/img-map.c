@@ -399,9 +399,7 @@ static int run_live(const MapOptions *o)
 /* ---- the command line -------------------------------------------------------- */
 
 enum {
-    OPTION_START = IMG_OPTION_OWN,
-    OPTION_LENGTH,
-    OPTION_PICTURE,
+    OPTION_PICTURE = IMG_OPTION_OWN,
     OPTION_QMP,
 };
 
@@ -422,12 +420,12 @@ static void parse_option(MapOptions *o, int c)
     case IMG_OPTION_OUTPUT:
         o->output = img_parse_output(optarg);
         break;
-    case OPTION_START:
+    case 's':
         if (!img_parse_size(optarg, "start offset", &o->start)) {
             exit(EXIT_FAILURE);
         }
         break;
-    case OPTION_LENGTH:
+    case 'l':
         if (!img_parse_size(optarg, "max length", &o->max_length)) {
             exit(EXIT_FAILURE);
         }
@@ -466,17 +464,17 @@ static void parse(MapOptions *o, int argc, char **argv)
         { "force-share", no_argument, NULL, 'U' },
         { "format", required_argument, NULL, 'f' },
         { "image-opts", no_argument, NULL, IMG_OPTION_IMAGE_OPTS },
-        { "max-length", required_argument, NULL, OPTION_LENGTH },
+        { "max-length", required_argument, NULL, 'l' },
         { "object", required_argument, NULL, IMG_OPTION_OBJECT },
         { "output", required_argument, NULL, IMG_OPTION_OUTPUT },
         { "picture", required_argument, NULL, OPTION_PICTURE },
         { "qmp", no_argument, NULL, OPTION_QMP },
-        { "start-offset", required_argument, NULL, OPTION_START },
+        { "start-offset", required_argument, NULL, 's' },
         { NULL },
     };
     int c;
 
-    while ((c = img_getopt(argc, argv, ":f:hU", options)) != -1) {
+    while ((c = img_getopt(argc, argv, ":f:hl:s:U", options)) != -1) {
         parse_option(o, c);
     }
     check_together(o);

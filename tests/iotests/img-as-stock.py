@@ -168,6 +168,7 @@ class Raw(Compare):
             for options in ("", "--output=json ", "--output human ", "-f raw ",
                             "--start-offset=64k --output=json ",
                             "--start-offset=1000 --max-length=100k ",
+                            "-s 1000 -l 100k ",
                             "--start-offset=100M --output=json ",
                             "--max-length=0 --output=json ",
                             "--max-length=70000 --output=json "):
@@ -255,6 +256,12 @@ class Qcow2(Compare):
         self.same(["create", "-f", "qcow2", "-b", "", "a", "1M"])
         self.assertIn("not supported", self.img(
             "create -f qcow2 -o extended_l2=on a 1M", 1)[2])
+        # Nothing is left behind, but what was there before.
+        self.img("create -f qcow2 -o cluster_size=100 new 1M", 1)
+        self.assertFalse(os.path.lexists(self.file("new")))
+        disk.sparse(self.file("old"), MiB)
+        self.img("create -f qcow2 -o cluster_size=100 old 1M", 1)
+        self.assertTrue(os.path.lexists(self.file("old")))
 
     def test_in_use(self):
         iotests.qemu_img("create", "-q", "-f", "qcow2", self.file("a"), "2M")
