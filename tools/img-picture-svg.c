@@ -178,11 +178,10 @@ GString *picture_svg(const Picture *p)
         width, height, width, height, title, style, width, height, MARGIN,
         title, MARGIN);
     if (p->n_cells) {
-        g_string_append_printf(out,
-                               "%" PRId64 " bytes from %" PRId64
-                               " on; a cell is %" PRId64
-                               " bytes, from left to right and top to bottom",
-                               p->length, p->start, p->length / p->n_cells);
+        g_autofree char *scale = picture_scale(p);
+
+        g_string_append_printf(out, "%s, from left to right and top to bottom",
+                               scale);
     } else {
         g_string_append(out, "no bytes");
     }

@@ -8,10 +8,13 @@
 
 #include "tools/img-picture.h"
 
-/* 256-colour numbers, to be read on black and on white */
+/* 256-colour numbers, which look alike on black and on white: those of the SVG
+ * picture, as nearly as can be */
 static const int colours[PICTURE_STATES] = {
-    26, 75, 153, 214, 178, 137, 250, 169,
+    25, 74, 153, 222, 229, 230, 254, 182,
 };
+
+#define SIGN_COLOUR 240 /* on the lighter of them */
 
 /* In the legend, and where there is no data */
 static const char *const signs[PICTURE_STATES] = {
@@ -45,7 +48,9 @@ static int eighths(int64_t part, int64_t all)
     return part == all ? 8 : CLAMP((int)((__int128)part * 8 / all), 1, 7);
 }
 
-static void add_cell(GString *out, const Picture *p, int cell, bool colour)
+/* @last_front, @last_ground: the colours of the cell before */
+static void add_cell(GString *out, const Picture *p, int cell, bool colour,
+                     int *last_front, int *last_ground)
 {
     const PictureCell *c = &p->cells[cell];
     PictureState data = largest(c, PICTURE_DATA, PICTURE_ZERO);
@@ -55,8 +60,16 @@ static void add_cell(GString *out, const Picture *p, int cell, bool colour)
     int64_t all = picture_cell_bytes(p, cell);
 
     if (colour) {
-        g_string_append_printf(out, "\033[38;5;%d;48;5;%dm",
-                               bytes ? colours[data] : 16, colours[rest]);
+        int front = bytes ? colours[data] : SIGN_COLOUR;
+        /* Not every font's full block fills its cell. */
+        int ground = bytes == all ? front : colours[rest];
+
+        if (cell % p->columns == 0 || front != *last_front ||
+            ground != *last_ground) {
+            g_string_append_printf(out, "\033[38;5;%d;48;5;%dm", front, ground);
+        }
+        *last_front = front;
+        *last_ground = ground;
     }
     if (bytes) {
         g_string_append(out, blocks[eighths(bytes, all) - 1]);
@@ -73,12 +86,13 @@ static void add_legend(GString *out, const Picture *p, PictureState state,
 
     if (colour) {
         g_string_append_printf(out, "\033[38;5;%d;48;5;%dm%s\033[0m",
-                               state < PICTURE_ZERO ? colours[state] : 16,
+                               state < PICTURE_ZERO ? colours[state]
+                                                    : SIGN_COLOUR,
                                colours[state], sign);
     } else {
         g_string_append(out, sign);
     }
-    g_string_append_printf(out, " %-22s %20" PRId64 " bytes  %s\n",
+    g_string_append_printf(out, " %-22s %20" PRId64 " bytes  %7s\n",
                            picture_names[state], p->totals[state], percent);
 }
 
@@ -102,14 +116,14 @@ GString *picture_text(const Picture *p, bool colour)
 {
     g_autofree char *title = harmless(p->title);
     GString *out = g_string_new(title);
-    int i;
+    int i, front = 0, ground = 0;
 
     g_string_append_c(out, '\n');
     for (i = 0; i < p->n_cells; i++) {
         if (i % p->columns == 0) {
             g_string_append_c(out, '|');
         }
-        add_cell(out, p, i, colour);
+        add_cell(out, p, i, colour, &front, &ground);
         if (i % p->columns == p->columns - 1 || i == p->n_cells - 1) {
             g_string_append(out, colour ? "\033[0m|\n" : "|\n");
         }
@@ -120,11 +134,10 @@ GString *picture_text(const Picture *p, bool colour)
         }
     }
     if (p->n_cells) {
-        g_string_append_printf(out,
-                               "A cell is %" PRId64
-                               " bytes; its height is its share of "
-                               "data.\n",
-                               p->length / p->n_cells);
+        g_autofree char *scale = picture_scale(p);
+
+        g_string_append_printf(out, "%s; its height is its share of data.\n",
+                               scale);
     }
     return out;
 }

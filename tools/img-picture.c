@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* The cells of a picture of a disk */
+#include <inttypes.h>
+
 #include "tools/img-picture.h"
 
 const char *const picture_names[PICTURE_STATES] = {
@@ -83,4 +85,22 @@ char *picture_percent(int64_t part, int64_t all)
         return g_strdup(">99.9 %");
     }
     return g_strdup_printf("%.1f %%", percent);
+}
+
+char *picture_scale(const Picture *p)
+{
+    static const char *const units[] = {
+        "bytes", "KiB", "MiB", "GiB", "TiB", "PiB",
+    };
+    double value = (double)p->length / p->n_cells;
+    size_t i = 0;
+
+    /* Three digits are shown, so that 999.5 belongs to the next unit. */
+    while (value >= 999.5 && i < G_N_ELEMENTS(units) - 1) {
+        value /= 1024;
+        i++;
+    }
+    return g_strdup_printf("Bytes %" PRId64 " to %" PRId64
+                           "; a cell is %.3g %s",
+                           p->start, p->start + p->length - 1, value, units[i]);
 }

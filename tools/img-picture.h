@@ -50,6 +50,8 @@ void picture_add(Picture *picture, int64_t offset, int64_t length,
 int64_t picture_cell_bytes(const Picture *picture, int cell);
 /* "12.5 %"; never 0 or 100 for what is not; to be freed */
 char *picture_percent(int64_t part, int64_t all);
+/* "Bytes 0 to 65535; a cell is 42.7 bytes"; there are cells; to be freed */
+char *picture_scale(const Picture *picture);
 
 /* An SVG document */
 GString *picture_svg(const Picture *picture);

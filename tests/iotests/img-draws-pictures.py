@@ -56,6 +56,8 @@ class ImgDrawsPictures(unittest.TestCase):
         words = self.words_of(root)
         self.assertEqual(words[0], f"{path('half')}: 2 MiB (2097152 bytes)")
         self.assertEqual(root.find(SVG + "title").text, words[0])
+        self.assertEqual(words[1], "Bytes 0 to 2097151; a cell is 1.33 KiB, "
+                         "from left to right and top to bottom")
         self.assertIn("data", words)
         self.assertIn("zero", words)
         self.assertEqual(words.count("1048576 bytes"), 2)
@@ -65,7 +67,9 @@ class ImgDrawsPictures(unittest.TestCase):
         self.assertEqual(sum(areas.values()), 64 * 24 * 10)
 
     def test_svg_part(self):
-        root = self.svg("--start-offset=64k", "--max-length=64k", self.half())
+        root = self.svg("-s", "64k", "-l", "64k", self.half())
+        self.assertIn("Bytes 65536 to 131071; a cell is 42.7 bytes, ",
+                      self.words_of(root)[1])
         self.assertEqual(self.areas(root), {"z0": 64 * 24 * 10})
 
     def test_svg_of_nothing(self):
@@ -92,7 +96,8 @@ class ImgDrawsPictures(unittest.TestCase):
         shown = img("map", "--picture=-", name).stdout
         lines = shown.splitlines()
         self.assertEqual(lines[0], f"{name}: 4 MiB (4194304 bytes)")
-        # 768 cells of 5461 bytes: twelve of them are data, and twelve not
+        self.assertIn("Bytes 0 to 4194303; a cell is 5.33 KiB; ", lines[-1])
+        # 768 cells: twelve of them are data, and twelve not
         self.assertTrue(lines[1].startswith("|" + "\u2588" * 12), lines[1])
         self.assertIn("\u00b7" * 11, lines[1])
         self.assertEqual([len(line) for line in lines[1:13]], [66] * 12)
@@ -142,6 +147,8 @@ class ImgDrawsPictures(unittest.TestCase):
         shown = self.on_terminal("map", name)
         self.assertIn("Mapped to", shown)
         self.assertIn("\x1b[38;5;", shown)
+        # Colours are told when they change, and no other shows beside data.
+        self.assertIn("\x1b[38;5;25;48;5;25m" + "\u2588" * 20, shown)
         self.assertEqual(text_totals(re.sub(r"\x1b\[[0-9;]*m", "", shown)),
                          {"data": MiB, "zero": MiB})
         for variables in ({"NO_COLOR": "1"}, {"TERM": "dumb"}):

@@ -125,7 +125,7 @@ class ImgShowsLiveMaps(unittest.TestCase):
             daemon.map()
             shown = live("--picture=-", self.socket, "disk").stdout
             self.assertNotIn("?", shown)
-            self.assertIn("2097152 bytes  50.0 %", shown)
+            self.assertIn("2097152 bytes   50.0 %", shown)
             self.assertEqual(
                 live(f"--picture={path('map.svg')}", self.socket,
                      "disk").stdout, "")
