@@ -16,7 +16,6 @@
  * soon as the file is long enough, or even before.
  */
 #include <errno.h>
-#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -44,19 +43,31 @@ static int write_host(Qcow2State *s, uint64_t host, int64_t n,
     return bdrv_pwritev(s->bs->file->bs, host, n, slice->part, niov, 0);
 }
 
-bool qcow2_is_place_of_data(Qcow2State *s, uint64_t host, int64_t bytes)
+int qcow2_lookup_own(Qcow2State *s, int64_t offset, int64_t bytes,
+                     Qcow2ClusterType *type, uint64_t *host, int64_t *pnum,
+                     bool *own)
 {
-    int64_t length = bdrv_child_getlength(s->bs->file);
-    uint64_t last = host + bytes - 1;
+    int ret = qcow2_lookup(s, offset, bytes, type, host, pnum, own);
+    int64_t in = qcow2_in_cluster(s, offset);
+    int64_t length, there;
 
-    if (length >= 0 && last - qcow2_in_cluster(s, last) >= (uint64_t)length) {
-        qcow2_signal_corruption(s, host, bytes,
-                                "Data cluster at %#" PRIx64
-                                " lies behind the end of the file, at %" PRId64,
-                                last - qcow2_in_cluster(s, last), length);
-        return false;
+    *own = *own &&
+           (*type == QCOW2_CLUSTER_NORMAL || *type == QCOW2_CLUSTER_ZERO_ALLOC);
+    if (ret < 0 || !*own) {
+        return ret;
     }
-    return qcow2_check_overlap(s, host, bytes, "guest data");
+    length = bdrv_child_getlength(s->bs->file);
+    if (length < 0) {
+        return length;
+    }
+    /* From the first cluster's begin to the end of the last that is there */
+    there = (int64_t)qcow2_round_up(s, length) - ((int64_t)*host - in);
+    if (there > 0) {
+        *pnum = MIN(*pnum, there - in);
+    } else {
+        *own = false;
+    }
+    return 0;
 }
 
 /* Is there a run that can be written in place? 1 or 0, or -errno. s->lock held */
@@ -64,13 +75,13 @@ static int find_own(Qcow2State *s, int64_t offset, int64_t bytes,
                     uint64_t *host, int64_t *n)
 {
     Qcow2ClusterType type;
-    bool copied;
-    int ret = qcow2_lookup(s, offset, bytes, &type, host, n, &copied);
+    bool own;
+    int ret = qcow2_lookup_own(s, offset, bytes, &type, host, n, &own);
 
-    if (ret < 0 || type != QCOW2_CLUSTER_NORMAL || !copied) {
+    if (ret < 0 || type != QCOW2_CLUSTER_NORMAL || !own) {
         return ret;
     }
-    return qcow2_is_place_of_data(s, *host, *n) ? 1 : -EIO;
+    return qcow2_check_overlap(s, *host, *n, "guest data") ? 1 : -EIO;
 }
 
 int64_t qcow2_write_own(Qcow2State *s, int64_t offset, int64_t bytes,
@@ -98,12 +109,6 @@ int64_t qcow2_write_own(Qcow2State *s, int64_t offset, int64_t bytes,
 
 /* ---- 1: taking clusters ------------------------------------------------- */
 
-static bool is_own_place(Qcow2ClusterType type, bool copied)
-{
-    return copied &&
-           (type == QCOW2_CLUSTER_NORMAL || type == QCOW2_CLUSTER_ZERO_ALLOC);
-}
-
 /*
  * How far from @run->offset, up to @end, new clusters are needed; at least one
  * is, and what it holds is in @run->first. s->lock held
@@ -112,18 +117,18 @@ static int find_run(Qcow2State *s, Qcow2Run *run, int64_t end)
 {
     int64_t offset = run->offset;
     OldCluster old = run->first;
-    bool copied = false;
+    bool own = false;
     int64_t n;
     int ret;
 
     while (offset < end) {
         old.offset = offset;
-        ret = qcow2_lookup(s, offset, end - offset, &old.type, &old.host, &n,
-                           &copied);
+        ret = qcow2_lookup_own(s, offset, end - offset, &old.type, &old.host,
+                               &n, &own);
         if (ret < 0) {
             return ret;
         }
-        if (is_own_place(old.type, copied)) {
+        if (own) {
             break;
         }
         run->last = old;
@@ -182,23 +187,20 @@ int qcow2_begin_run(Qcow2State *s, Qcow2Run *run, int64_t from, int64_t end)
 {
     int64_t limit = qcow2_round_up(s, end);
     int64_t n;
-    bool copied;
+    bool own;
     int ret;
 
     memset(run, 0, sizeof(*run));
     run->offset = run->first.offset = from - qcow2_in_cluster(s, from);
-    ret = qcow2_lookup(s, run->offset, limit - run->offset, &run->first.type,
-                       &run->first.host, &n, &copied);
+    ret = qcow2_lookup_own(s, run->offset, limit - run->offset,
+                           &run->first.type, &run->first.host, &n, &own);
     if (ret < 0) {
         return ret;
     }
     run->from = run->to = from;
-    if (is_own_place(run->first.type, copied)) {
+    if (own) {
         if (run->first.type == QCOW2_CLUSTER_NORMAL) {
             return 0;
-        }
-        if (!qcow2_is_place_of_data(s, run->first.host, n)) {
-            return -EIO;
         }
         run->host = run->first.host;
         run->bytes = n;
@@ -211,11 +213,11 @@ int qcow2_begin_run(Qcow2State *s, Qcow2Run *run, int64_t from, int64_t end)
         if (ret < 0) {
             return ret;
         }
-        if (!qcow2_check_overlap(s, run->host, run->bytes, "guest data")) {
-            return -EIO; /* the clusters leak, and the image is corrupt anyway */
-        }
     }
     run->to = MIN(run->offset + run->bytes, end);
+    if (!qcow2_check_overlap(s, run->host, run->bytes, "guest data")) {
+        return -EIO; /* the clusters leak, and the image is corrupt anyway */
+    }
     return 0;
 }
 

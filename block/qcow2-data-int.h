@@ -16,12 +16,15 @@ int qcow2_hold(Qcow2State *s, RangeHold *hold, int64_t offset, int64_t bytes,
 int qcow2_may_write(Qcow2State *s, int64_t end);
 
 /*
- * May that part of the file, which an L2 entry led to, be written in place? Not what
- * else is a table, and not clusters behind the end of the file: nobody was
- * given those, and a write would make the file as long as the entry says. False:
- * the image is corrupt now. s->lock held
+ * qcow2_lookup(), and whether data may be written to that place: *@own. A shared
+ * one is not, nor one behind the end of the file. A machine that stopped can leave
+ * those, where stock wrote tables before data, and a write in place would make the
+ * file as long as whatever an entry says. *@pnum stays within clusters that begin
+ * in the file if *@own. s->lock held
  */
-bool qcow2_is_place_of_data(Qcow2State *s, uint64_t host, int64_t bytes);
+int qcow2_lookup_own(Qcow2State *s, int64_t offset, int64_t bytes,
+                     Qcow2ClusterType *type, uint64_t *host, int64_t *pnum,
+                     bool *own);
 
 /*
  * What a cluster of that type, and *@host, as qcow2_lookup() told, holds: all of

@@ -169,20 +169,22 @@ static int look_at_edge(Qcow2State *s, Edge *edge)
     int64_t start = edge->offset - qcow2_in_cluster(s, edge->offset);
     int64_t end = edge->offset + edge->bytes;
     Qcow2ClusterType type;
-    bool copied;
     int64_t n;
+    bool own;
     int ret;
 
     if (edge->bytes == 0) {
         return 0;
     }
-    ret = qcow2_map(s, edge->offset, edge->bytes, &type, &edge->host, &n,
-                    &copied);
+    mutex_lock(&s->lock);
+    ret = qcow2_lookup_own(s, edge->offset, edge->bytes, &type, &edge->host, &n,
+                           &own);
+    mutex_unlock(&s->lock);
     if (ret < 0) {
         return ret;
     }
     edge->way = EDGE_WRITE;
-    edge->own = type == QCOW2_CLUSTER_NORMAL && copied;
+    edge->own = type == QCOW2_CLUSTER_NORMAL && own;
     if (type == QCOW2_CLUSTER_ZERO_PLAIN || type == QCOW2_CLUSTER_ZERO_ALLOC ||
         (type == QCOW2_CLUSTER_UNALLOCATED && s->version < 3)) {
         edge->way = EDGE_ZERO;
@@ -204,7 +206,7 @@ static int write_edge(Qcow2State *s, const Edge *edge, int flags)
     if (edge->own) {
         MUTEX_GUARD(&s->lock);
 
-        if (!qcow2_is_place_of_data(s, edge->host, edge->bytes)) {
+        if (!qcow2_check_overlap(s, edge->host, edge->bytes, "guest data")) {
             return -EIO;
         }
     }

@@ -184,6 +184,36 @@ class Opened(Case):
                 self.assertTrue(iotests.identical(self.source,
                                                   path("before.raw")))
 
+    def test_tables_without_data(self):
+        """Stock may write tables before data: where the machine stopped between,
+        clusters lie behind the end of the file, and are written to all the same"""
+        cluster = 64 * KiB
+        commands = ("write -P 2 %d 512", "write -z %d 512", "write -z %d 64k",
+                    "write -P 2 %d 64k", "discard %d 64k")
+        for command in commands:
+            with self.subTest(command):
+                qemu_img("create", "-q", "-f", "qcow2", self.image, MiB)
+                qemu_io(self.image, f"write -P 1 0 {4 * cluster}")
+                os.truncate(self.image,
+                            os.path.getsize(self.image) - 2 * cluster)
+                with Qcow2Daemon(self.image) as daemon:
+                    # In two clusters that are there, and two that are not
+                    for i in (1, 2, 3):
+                        qemu_io(daemon.uri, command % (i * cluster), "flush",
+                                f"write -P 3 {i * cluster + KiB} 512",
+                                kind="raw")
+                    qemu_io(daemon.uri, f"write -P 4 {cluster + 2 * KiB} 128k",
+                            kind="raw")
+                    self.assertFalse(
+                        daemon.image()["format-specific"]["data"]["corrupt"])
+                self.check(self.image)
+                qemu_io(self.image, f"read -P 1 0 {cluster}",
+                        f"read -P 3 {cluster + KiB} 512",
+                        f"read -P 4 {cluster + 2 * KiB} 128k",
+                        "read -P %d %d 8k" % (2 * command.endswith("64k") *
+                                              command.startswith("write -P"),
+                                              3 * cluster + 2 * KiB))
+
     def test_backing(self):
         base, other = path("base.raw"), path("other.qcow2")
         shutil.copyfile(self.source, base)

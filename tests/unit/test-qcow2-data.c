@@ -657,7 +657,10 @@ START_TEST(test_refused)
 }
 END_TEST
 
-/* An entry that leads behind the end of the file does not make it longer. */
+/*
+ * An entry that leads behind the end of the file does not make it longer: the data
+ * gets another place, and that one is given up.
+ */
 START_TEST(test_behind_the_file)
 {
     static const Config c = { 3, 16, MIB, false };
@@ -685,12 +688,17 @@ START_TEST(test_behind_the_file)
     mutex_unlock(&state->lock);
     ck_assert(!qcow2_is_corrupt(state));
 
-    ck_assert_int_eq(blk_pwrite(blk, 65536, 512, buf, 0), -EIO);
+    ck_assert_int_eq(blk_pwrite(blk, 65536, 512, buf, 0), 0);
+    ck_assert_int_eq(blk_pwrite_zeroes(blk, 65536 + 512, 512, 0), 0);
+    ck_assert(!qcow2_is_corrupt(state));
+    ck_assert_int_lt(qcow2_disk_length(qcow2_disk_of(file)),
+                     length + 2 * state->cluster_size);
+    model[0] = model[65536] = 1;
+    assert_model();
+    /* It was never anybody's to give up. */
+    ck_assert_int_eq(blk_flush(blk), 0);
     ck_assert(qcow2_is_corrupt(state));
     ck_assert_int_eq(blk_pwrite(blk, 0, 512, buf, 0), -EIO);
-    ck_assert_int_eq(qcow2_disk_length(qcow2_disk_of(file)), length);
-    /* What is read there is what the file has: nothing. */
-    model[0] = 1;
     assert_model();
     close_image();
 }
