@@ -213,7 +213,7 @@ void img_map_print_cache(JsonObject *cache, bool json)
         return;
     }
     if (!cache) {
-        puts("No status cache");
+        puts("No status cache of its own");
         return;
     }
     printf("Status cache:");

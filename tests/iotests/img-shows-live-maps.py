@@ -111,7 +111,7 @@ class ImgShowsLiveMaps(unittest.TestCase):
         with self.daemon() as daemon:
             daemon.cmd("blockdev-add", driver="null-co", node_name="null",
                        size=MiB)
-            self.assertIn("No status cache",
+            self.assertIn("No status cache of its own",
                           live(self.socket, "null").stdout)
             answer = json.loads(live("--output=json", self.socket,
                                      "null").stdout)
