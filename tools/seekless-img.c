@@ -70,13 +70,14 @@ void img_error(const char *fmt, ...)
 
 void img_usage_error(const char *fmt, ...)
 {
-    g_autofree char *text = NULL;
     va_list ap;
+    char *text;
 
     va_start(ap, fmt);
     text = g_strdup_vprintf(fmt, ap);
     va_end(ap);
     img_error("%s\nTry '%s --help' for more information", text, program);
+    g_free(text);
     exit(EXIT_FAILURE);
 }
 

@@ -38,6 +38,7 @@ static inline int cow_open(BlockDriverState *bs, JsonObject *options,
                            GError **errp)
 {
     CowState *s = bs->opaque;
+    int ret;
 
     bdrv_set_read_only(bs, cow_next.read_only);
     if (!bdrv_attach_child(bs, cow_next.file, "file", errp)) {
@@ -45,9 +46,12 @@ static inline int cow_open(BlockDriverState *bs, JsonObject *options,
     }
     s->length = bdrv_child_getlength(bs->file);
     s->blocks = g_malloc0(s->length / COW_BLOCK + 1);
-    return bdrv_open_backing(bs, cow_next.options ? cow_next.options : options,
-                             cow_next.header_file, cow_next.header_format,
-                             errp);
+    ret = bdrv_open_backing(bs, cow_next.options ? cow_next.options : options,
+                            cow_next.header_file, cow_next.header_format, errp);
+    if (ret < 0) {
+        g_free(s->blocks);
+    }
+    return ret;
 }
 
 static inline void cow_close(BlockDriverState *bs)
