@@ -421,8 +421,6 @@ END_TEST
 
 START_TEST(test_header_without_a_name)
 {
-    g_autoptr(GError) err = NULL;
-
     bdrv_graph_lock();
     open_json("{'driver':'null-co','node-name':'image','size':65536}");
     bdrv_graph_unlock();
