@@ -204,12 +204,10 @@ static void parse(CheckOptions *o, int argc, char **argv)
     int c;
 
     while ((c = img_getopt(argc, argv, ":hf:qr:T:U", options)) != -1) {
+        if (img_common_option(c, &o->open, &o->output)) {
+            continue;
+        }
         switch (c) {
-        case 'h':
-            img_show_help();
-        case 'f':
-            o->open.format = optarg;
-            break;
         case 'q':
             o->quiet = true;
             break;
@@ -218,15 +216,6 @@ static void parse(CheckOptions *o, int argc, char **argv)
             break;
         case 'T':
             o->open.cache = optarg;
-            break;
-        case 'U':
-            o->open.force_share = true;
-            break;
-        case IMG_OPTION_IMAGE_OPTS:
-            o->open.image_opts = true;
-            break;
-        case IMG_OPTION_OUTPUT:
-            o->output = img_parse_output(optarg);
             break;
         }
     }

@@ -239,24 +239,8 @@ static void parse(InfoOptions *o, int argc, char **argv)
     int c;
 
     while ((c = img_getopt(argc, argv, ":f:hU", options)) != -1) {
-        switch (c) {
-        case 'f':
-            o->open.format = optarg;
-            break;
-        case 'h':
-            img_show_help();
-        case 'U':
-            o->open.force_share = true;
-            break;
-        case IMG_OPTION_IMAGE_OPTS:
-            o->open.image_opts = true;
-            break;
-        case IMG_OPTION_OUTPUT:
-            o->output = img_parse_output(optarg);
-            break;
-        case OPTION_CHAIN:
+        if (!img_common_option(c, &o->open, &o->output) && c == OPTION_CHAIN) {
             o->chain = true;
-            break;
         }
     }
     o->open.filename = img_one_argument(argc, argv, "one image file name");

@@ -405,21 +405,10 @@ enum {
 
 static void parse_option(MapOptions *o, int c)
 {
+    if (img_common_option(c, &o->open, &o->output)) {
+        return;
+    }
     switch (c) {
-    case 'f':
-        o->open.format = optarg;
-        break;
-    case 'h':
-        img_show_help();
-    case 'U':
-        o->open.force_share = true;
-        break;
-    case IMG_OPTION_IMAGE_OPTS:
-        o->open.image_opts = true;
-        break;
-    case IMG_OPTION_OUTPUT:
-        o->output = img_parse_output(optarg);
-        break;
     case 's':
         if (!img_parse_size(optarg, "start offset", &o->start)) {
             exit(EXIT_FAILURE);

@@ -91,6 +91,28 @@ static bool is_cache_mode(const char *name)
     return false;
 }
 
+bool img_common_option(int c, ImgOpenOptions *options, ImgOutput *output)
+{
+    switch (c) {
+    case 'f':
+        options->format = optarg;
+        return true;
+    case 'h':
+        img_show_help();
+    case 'U':
+        options->force_share = true;
+        return true;
+    case IMG_OPTION_IMAGE_OPTS:
+        options->image_opts = true;
+        return true;
+    case IMG_OPTION_OUTPUT:
+        *output = img_parse_output(optarg);
+        return true;
+    default:
+        return false;
+    }
+}
+
 void img_check_open_options(const ImgOpenOptions *o)
 {
     if (o->image_opts && o->format) {

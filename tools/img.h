@@ -81,6 +81,11 @@ typedef struct ImgImage {
     const char *filename; /* as it is to be shown; lives as long as bs */
 } ImgImage;
 
+/*
+ * Option @c of a command, if it is one that several have: -f, -h, -U, --image-opts,
+ * --output (optarg is its value).
+ */
+bool img_common_option(int c, ImgOpenOptions *options, ImgOutput *output);
 /* Exits with a message if they make no sense together. */
 void img_check_open_options(const ImgOpenOptions *options);
 /* False and a message: "Could not open 'FILENAME': ..." */
