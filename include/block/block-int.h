@@ -230,6 +230,19 @@ struct BlockDriver {
     int (*check)(BlockDriverState *bs, BdrvCheckResult *result, unsigned fix,
                  GError **errp);
 
+    /*
+     * Persistent bitmaps. Can one of that name and granularity be stored in the
+     * image (besides those it has, and those that are to be stored already)? And: the image shall have none of that
+     * name any more (there need not be one). Drained; graph mutex held, may do I/O.
+     * False, or -errno, and @errp. The driver makes those that are in the image in
+     * open(), and stores those that are persistent in close(), or when the node
+     * becomes read-only. NULL: it cannot store bitmaps.
+     */
+    bool (*can_store_bitmap)(BlockDriverState *bs, const char *name,
+                             uint32_t granularity, GError **errp);
+    int (*remove_stored_bitmap)(BlockDriverState *bs, const char *name,
+                                GError **errp);
+
     /* blockdev-create: the members of its options, and the work, which looks
      * at @stop now and then */
     const SchemaType *create_options;

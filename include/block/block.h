@@ -47,6 +47,11 @@ enum {
     BDRV_REQ_MAY_UNMAP = 0x2,   /* write zeroes: may deallocate */
     BDRV_REQ_NO_FALLBACK = 0x4, /* write zeroes: -ENOTSUP if not fast */
     BDRV_REQ_CUT = 0x8,         /* read: comes after BDRV_WANT_READ */
+    /*
+     * Write: in whole clusters of the image (or up to its end), which hold nothing
+     * yet, and are to be compressed. -ENOTSUP by drivers that cannot.
+     */
+    BDRV_REQ_WRITE_COMPRESSED = 0x10,
 };
 
 /* Block status, as QEMU's */

@@ -12,6 +12,7 @@
 #define BLOCK_DIRTY_BITMAP_H
 
 #include "block/block-int.h"
+#include "util/sparse-bitmap.h"
 
 /*
  * An empty bitmap. @granularity: bytes, a power of two from 512 to 2 GiB. @name
@@ -65,6 +66,86 @@ struct BdrvDirtySkip {
 };
 void bdrv_dirty_skip_begin(BdrvDirtySkip *skip, BdrvDirtyBitmap *bitmap);
 void bdrv_dirty_skip_end(BdrvDirtySkip *skip);
+
+/* ---- bitmaps that users have -------------------------------------------- */
+
+/*
+ * They have names, and come and go with the graph mutex held; so whoever holds
+ * that may use what bdrv_find_dirty_bitmap() returns, and others only while they
+ * keep it busy.
+ */
+
+/* A bitmap of @bs itself; NULL and @errp if there is none of that name */
+BdrvDirtyBitmap *bdrv_find_dirty_bitmap(BlockDriverState *bs, const char *name,
+                                        GError **errp);
+
+/* Why a bitmap may not be used, as far as the caller minds */
+enum {
+    BDRV_BITMAP_BUSY = 0x1,         /* a job or an export uses it */
+    BDRV_BITMAP_READ_ONLY = 0x2,    /* its image cannot be written */
+    BDRV_BITMAP_INCONSISTENT = 0x4, /* it was not stored at the end */
+    BDRV_BITMAP_DEFAULT = 0x7,
+    BDRV_BITMAP_ALLOW_RO = 0x5,
+};
+/* False and @errp if one of @flags holds */
+bool bdrv_dirty_bitmap_check(BdrvDirtyBitmap *bitmap, unsigned flags,
+                             GError **errp);
+/* Nests. */
+void bdrv_dirty_bitmap_set_busy(BdrvDirtyBitmap *bitmap, bool busy);
+
+/* Does it mark writes? All do at first. */
+bool bdrv_dirty_bitmap_enabled(BdrvDirtyBitmap *bitmap);
+void bdrv_dirty_bitmap_set_enabled(BdrvDirtyBitmap *bitmap, bool enabled);
+/* Is it to be stored in the image when the node is closed? */
+bool bdrv_dirty_bitmap_persistent(BdrvDirtyBitmap *bitmap);
+void bdrv_dirty_bitmap_set_persistent(BdrvDirtyBitmap *bitmap, bool persistent);
+bool bdrv_dirty_bitmap_inconsistent(BdrvDirtyBitmap *bitmap);
+void bdrv_dirty_bitmap_set_inconsistent(BdrvDirtyBitmap *bitmap);
+void bdrv_dirty_bitmap_set_read_only(BdrvDirtyBitmap *bitmap, bool read_only);
+
+/*
+ * Clear all; or mark all that is marked in @src, of any granularity, of a node of
+ * the same length (false and @errp otherwise). With @backup the bits as they were
+ * are kept there, to be put back by restore or freed by the caller.
+ */
+void bdrv_clear_dirty_bitmap(BdrvDirtyBitmap *bitmap, SparseBitmap **backup);
+bool bdrv_merge_dirty_bitmap(BdrvDirtyBitmap *dest, BdrvDirtyBitmap *src,
+                             SparseBitmap **backup, GError **errp);
+/* Takes @backup. What was marked in between stays marked. */
+void bdrv_restore_dirty_bitmap(BdrvDirtyBitmap *bitmap, SparseBitmap *backup);
+
+/* Is @offset dirty, and how far (at most @bytes) does the same hold? Any thread */
+bool bdrv_dirty_bitmap_status(BdrvDirtyBitmap *bitmap, int64_t offset,
+                              int64_t bytes, int64_t *pnum);
+
+/*
+ * For jobs that copy what is marked: freeze sets that aside, and what is written
+ * from now on is marked anew (if the bitmap is enabled). It is busy from then on until thaw, which either
+ * adds what was set aside to what was marked since, or drops it. No write is in flight.
+ */
+void bdrv_dirty_bitmap_freeze(BdrvDirtyBitmap *bitmap);
+void bdrv_dirty_bitmap_thaw(BdrvDirtyBitmap *bitmap, bool merge);
+/* As bdrv_dirty_bitmap_next_area() and bdrv_reset_dirty_bitmap(), of what was set
+ * aside */
+bool bdrv_dirty_bitmap_next_frozen(BdrvDirtyBitmap *bitmap, int64_t offset,
+                                   int64_t end, int64_t max_bytes,
+                                   int64_t *dirty_offset, int64_t *dirty_bytes);
+void bdrv_dirty_bitmap_reset_frozen(BdrvDirtyBitmap *bitmap, int64_t offset,
+                                    int64_t bytes);
+
+/*
+ * For image formats that store bitmaps: @n_bits from @first_bit on, eight in a
+ * byte, the lowest bit of the first byte first. get: 0 if all are clear, 1 if all
+ * are set, and then @buf may be untouched; otherwise -1.
+ */
+int bdrv_dirty_bitmap_get_bits(BdrvDirtyBitmap *bitmap, uint64_t first_bit,
+                               uint64_t n_bits, uint8_t *buf);
+void bdrv_dirty_bitmap_set_bits(BdrvDirtyBitmap *bitmap, uint64_t first_bit,
+                                uint64_t n_bits, const uint8_t *buf);
+uint64_t bdrv_dirty_bitmap_n_bits(BdrvDirtyBitmap *bitmap);
+/* All bitmaps of @bs that have names, in order of creation. (transfer container)
+ * Graph mutex held */
+GPtrArray *bdrv_named_dirty_bitmaps(BlockDriverState *bs);
 
 /* For io.c: [@offset, @offset + @bytes) of @bs was or may have been written. */
 void bdrv_set_dirty(BlockDriverState *bs, int64_t offset, int64_t bytes);

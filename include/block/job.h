@@ -116,8 +116,19 @@ typedef struct JobDriver {
     void (*clean)(Job *job);
 } JobDriver;
 
+/*
+ * Jobs that end together: none of them takes its last step before all are ready to,
+ * and if one fails or is cancelled, all are.
+ */
+typedef struct JobTxn JobTxn;
+
+/* Management thread. Jobs of it have references of their own. */
+JobTxn *job_txn_new(void);
+void job_txn_unref(JobTxn *txn);
+
 typedef struct JobOptions {
     const char *id;
+    JobTxn *txn;   /* or NULL: it ends for itself */
     int64_t speed; /* bytes per second; 0: no limit */
     bool auto_finalize, auto_dismiss;
 } JobOptions;
