@@ -4,6 +4,7 @@
 
 #include <string.h>
 
+#include "block/dirty-bitmap.h"
 #include "block/range-lock.h"
 #include "util/error.h"
 #include "util/json-copy.h"
@@ -184,6 +185,7 @@ static void node_free(BlockDriverState *bs)
         bdrv_detach_child(c);
     }
     g_assert(bs->parents->len == 0);
+    bdrv_release_named_dirty_bitmaps(bs);
     g_assert(bs->n_dirty_bitmaps == 0);
     g_ptr_array_unref(bs->children);
     g_ptr_array_unref(bs->parents);

@@ -12,53 +12,35 @@
  * bdrv_create_dirty_bitmap() returns, and a writer looks at it after its data
  * went out.
  */
-#include "block/dirty-bitmap.h"
-
 #include <string.h>
 
+#include "block/dirty-bitmap-int.h"
 #include "util/error.h"
-#include "util/sparse-bitmap.h"
 
 #define MIN_GRANULARITY 512
 #define MAX_GRANULARITY (UINT32_C(1) << 31)
 #define MAX_NAME_BYTES 1023
 
-struct BdrvDirtyBitmap {
-    char *name;
-    uint32_t granularity;
-    unsigned shift; /* log2 of granularity */
-    Mutex lock;
-    SparseBitmap *bits; /* lock */
-    int64_t length;     /* lock; of the disk, bytes */
-    /* bs->dirty_lock */
-    void (*notify)(void *opaque);
-    void *notify_opaque;
-};
-
-static uint64_t granules(const BdrvDirtyBitmap *bitmap, int64_t bytes)
-{
-    return ((uint64_t)bytes + bitmap->granularity - 1) >> bitmap->shift;
-}
-
-/* Called with bs->dirty_lock held. */
-static bool have_name(BlockDriverState *bs, const char *name)
+BdrvDirtyBitmap *dirty_bitmap_named(BlockDriverState *bs, const char *name)
 {
     guint i;
 
     for (i = 0; bs->dirty_bitmaps && i < bs->dirty_bitmaps->len; i++) {
-        const BdrvDirtyBitmap *bitmap = bs->dirty_bitmaps->pdata[i];
+        BdrvDirtyBitmap *bitmap = bs->dirty_bitmaps->pdata[i];
 
         if (g_strcmp0(bitmap->name, name) == 0) {
-            return true;
+            return bitmap;
         }
     }
-    return false;
+    return NULL;
 }
 
 static void dirty_bitmap_free(BdrvDirtyBitmap *bitmap)
 {
     g_free(bitmap->name);
     sparse_bitmap_free(bitmap->bits);
+    sparse_bitmap_free(bitmap->frozen);
+    sparse_bitmap_free(bitmap->since);
     mutex_destroy(&bitmap->lock);
     g_free(bitmap);
 }
@@ -109,10 +91,11 @@ BdrvDirtyBitmap *bdrv_create_dirty_bitmap(BlockDriverState *bs,
     bitmap->granularity = granularity;
     bitmap->shift = __builtin_ctz(granularity);
     bitmap->length = length;
-    bitmap->bits = sparse_bitmap_new(granules(bitmap, length));
+    bitmap->enabled = true;
+    bitmap->bits = sparse_bitmap_new(dirty_bitmap_granules(bitmap, length));
 
     mutex_lock(&bs->dirty_lock);
-    if (name && have_name(bs, name)) {
+    if (name && dirty_bitmap_named(bs, name)) {
         mutex_unlock(&bs->dirty_lock);
         error_setg(errp, "Bitmap already exists: %s", name);
         dirty_bitmap_free(bitmap);
@@ -139,18 +122,32 @@ void bdrv_release_dirty_bitmap(BlockDriverState *bs, BdrvDirtyBitmap *bitmap)
     dirty_bitmap_free(bitmap);
 }
 
+/* Lock held; what is new is clean. */
+static void set_length(BdrvDirtyBitmap *bitmap, int64_t length)
+{
+    SparseBitmap *const all[] = { bitmap->bits, bitmap->frozen, bitmap->since };
+    uint64_t n = dirty_bitmap_granules(bitmap, length);
+    size_t i;
+
+    bitmap->length = length;
+    for (i = 0; i < G_N_ELEMENTS(all); i++) {
+        if (all[i]) {
+            sparse_bitmap_resize(all[i], n);
+        }
+    }
+}
+
 void bdrv_resize_dirty_bitmaps(BlockDriverState *bs, int64_t length)
 {
-    SparseBitmapGarbage *garbage;
     guint i;
     MUTEX_GUARD(&bs->dirty_lock);
 
     for (i = 0; bs->dirty_bitmaps && i < bs->dirty_bitmaps->len; i++) {
         BdrvDirtyBitmap *bitmap = bs->dirty_bitmaps->pdata[i];
+        SparseBitmapGarbage *garbage;
 
         mutex_lock(&bitmap->lock);
-        bitmap->length = length;
-        sparse_bitmap_resize(bitmap->bits, granules(bitmap, length));
+        set_length(bitmap, length);
         garbage = sparse_bitmap_take_garbage(bitmap->bits);
         mutex_unlock(&bitmap->lock);
         sparse_bitmap_garbage_free(garbage);
@@ -175,18 +172,19 @@ const char *bdrv_dirty_bitmap_name(const BdrvDirtyBitmap *bitmap)
     return bitmap->name;
 }
 
-/* Lock held */
-static int64_t dirty_count(const BdrvDirtyBitmap *bitmap)
+/* Of @bits, which are of @bitmap. Lock held */
+static int64_t dirty_count(const BdrvDirtyBitmap *bitmap,
+                           const SparseBitmap *bits)
 {
     uint64_t n, last;
     int64_t bytes;
 
-    n = sparse_bitmap_count(bitmap->bits);
+    n = sparse_bitmap_count(bits);
     if (n == 0) {
         return 0;
     }
-    last = sparse_bitmap_size(bitmap->bits) - 1;
-    if (sparse_bitmap_test(bitmap->bits, last)) {
+    last = sparse_bitmap_size(bits) - 1;
+    if (sparse_bitmap_test(bits, last)) {
         bytes = (int64_t)((n - 1) << bitmap->shift);
         return bytes + (bitmap->length - (int64_t)(last << bitmap->shift));
     }
@@ -196,36 +194,46 @@ static int64_t dirty_count(const BdrvDirtyBitmap *bitmap)
 int64_t bdrv_get_dirty_count(BdrvDirtyBitmap *bitmap)
 {
     MUTEX_GUARD(&bitmap->lock);
-    return dirty_count(bitmap);
+    return dirty_count(bitmap, bitmap->bits);
+}
+
+/* Lock held, @bytes > 0 */
+static void mark(BdrvDirtyBitmap *bitmap, int64_t offset, int64_t bytes)
+{
+    uint64_t first, n;
+
+    g_assert(offset >= 0 && bytes <= INT64_MAX - offset);
+    first = (uint64_t)offset >> bitmap->shift;
+    n = dirty_bitmap_granules(bitmap, offset + bytes) - first;
+    /* A format's writes may have made its file longer than it was. */
+    if (offset + bytes > bitmap->length) {
+        set_length(bitmap, offset + bytes);
+    }
+    sparse_bitmap_set(bitmap->bits, first, n);
+    if (bitmap->since) {
+        sparse_bitmap_set(bitmap->since, first, n);
+    }
 }
 
 void bdrv_set_dirty_bitmap(BdrvDirtyBitmap *bitmap, int64_t offset,
                            int64_t bytes)
 {
     SparseBitmapGarbage *garbage;
-    uint64_t first, end;
 
-    g_assert(offset >= 0 && bytes >= 0 && bytes <= INT64_MAX - offset);
+    g_assert(bytes >= 0);
     if (bytes == 0) {
         return;
     }
-    first = (uint64_t)offset >> bitmap->shift;
-    end = granules(bitmap, offset + bytes);
     mutex_lock(&bitmap->lock);
-    /* A format's writes may have made its file longer than it was. */
-    if (offset + bytes > bitmap->length) {
-        bitmap->length = offset + bytes;
-        sparse_bitmap_resize(bitmap->bits, end);
-    }
-    sparse_bitmap_set(bitmap->bits, first, end - first);
+    mark(bitmap, offset, bytes);
     garbage = sparse_bitmap_take_garbage(bitmap->bits);
     mutex_unlock(&bitmap->lock);
     sparse_bitmap_garbage_free(garbage);
 }
 
 /* Whole granules: what was not all copied stays dirty. */
-int64_t bdrv_reset_dirty_bitmap(BdrvDirtyBitmap *bitmap, int64_t offset,
-                                int64_t bytes)
+int64_t dirty_bitmap_reset(BdrvDirtyBitmap *bitmap, SparseBitmap **bits,
+                           int64_t offset, int64_t bytes)
 {
     SparseBitmapGarbage *garbage;
     uint64_t first, end;
@@ -233,25 +241,31 @@ int64_t bdrv_reset_dirty_bitmap(BdrvDirtyBitmap *bitmap, int64_t offset,
 
     g_assert(offset >= 0 && bytes >= 0 && bytes <= INT64_MAX - offset);
     mutex_lock(&bitmap->lock);
-    first = granules(bitmap, offset);
+    first = dirty_bitmap_granules(bitmap, offset);
     end = (uint64_t)(offset + bytes) >> bitmap->shift;
     if (offset + bytes >= bitmap->length) {
-        end = sparse_bitmap_size(bitmap->bits);
+        end = sparse_bitmap_size(*bits);
     }
-    were_dirty = dirty_count(bitmap);
+    were_dirty = dirty_count(bitmap, *bits);
     if (first < end) {
-        sparse_bitmap_clear(bitmap->bits, first, end - first);
+        sparse_bitmap_clear(*bits, first, end - first);
     }
-    were_dirty -= dirty_count(bitmap);
-    garbage = sparse_bitmap_take_garbage(bitmap->bits);
+    were_dirty -= dirty_count(bitmap, *bits);
+    garbage = sparse_bitmap_take_garbage(*bits);
     mutex_unlock(&bitmap->lock);
     sparse_bitmap_garbage_free(garbage);
     return were_dirty;
 }
 
-bool bdrv_dirty_bitmap_next_area(BdrvDirtyBitmap *bitmap, int64_t offset,
-                                 int64_t end, int64_t max_bytes,
-                                 int64_t *dirty_offset, int64_t *dirty_bytes)
+int64_t bdrv_reset_dirty_bitmap(BdrvDirtyBitmap *bitmap, int64_t offset,
+                                int64_t bytes)
+{
+    return dirty_bitmap_reset(bitmap, &bitmap->bits, offset, bytes);
+}
+
+bool dirty_bitmap_next(BdrvDirtyBitmap *bitmap, SparseBitmap **bits,
+                       int64_t offset, int64_t end, int64_t max_bytes,
+                       int64_t *dirty_offset, int64_t *dirty_bytes)
 {
     uint64_t first, stop;
 
@@ -261,23 +275,31 @@ bool bdrv_dirty_bitmap_next_area(BdrvDirtyBitmap *bitmap, int64_t offset,
     if (offset >= end) {
         return false;
     }
-    stop = granules(bitmap, end);
-    first = sparse_bitmap_next_set(bitmap->bits,
-                                   (uint64_t)offset >> bitmap->shift, stop);
+    stop = dirty_bitmap_granules(bitmap, end);
+    first =
+        sparse_bitmap_next_set(*bits, (uint64_t)offset >> bitmap->shift, stop);
     if (first == stop) {
         return false;
     }
     *dirty_offset = MAX(offset, (int64_t)(first << bitmap->shift));
     if (max_bytes < end - *dirty_offset) {
         end = *dirty_offset + max_bytes;
-        stop = granules(bitmap, end);
+        stop = dirty_bitmap_granules(bitmap, end);
     }
-    stop = sparse_bitmap_next_clear(bitmap->bits, first, stop);
+    stop = sparse_bitmap_next_clear(*bits, first, stop);
     if (stop <= (uint64_t)INT64_MAX >> bitmap->shift) {
         end = MIN(end, (int64_t)(stop << bitmap->shift));
     }
     *dirty_bytes = end - *dirty_offset;
     return true;
+}
+
+bool bdrv_dirty_bitmap_next_area(BdrvDirtyBitmap *bitmap, int64_t offset,
+                                 int64_t end, int64_t max_bytes,
+                                 int64_t *dirty_offset, int64_t *dirty_bytes)
+{
+    return dirty_bitmap_next(bitmap, &bitmap->bits, offset, end, max_bytes,
+                             dirty_offset, dirty_bytes);
 }
 
 static __thread BdrvDirtySkip *skipping;
@@ -310,6 +332,24 @@ static bool skip(const BdrvDirtyBitmap *bitmap, int64_t offset, int64_t bytes)
     return true;
 }
 
+/* By a write; false if it records none. */
+static bool mark_if_enabled(BdrvDirtyBitmap *bitmap, int64_t offset,
+                            int64_t bytes)
+{
+    SparseBitmapGarbage *garbage = NULL;
+    bool enabled;
+
+    mutex_lock(&bitmap->lock);
+    enabled = bitmap->enabled;
+    if (enabled && bytes > 0) {
+        mark(bitmap, offset, bytes);
+        garbage = sparse_bitmap_take_garbage(bitmap->bits);
+    }
+    mutex_unlock(&bitmap->lock);
+    sparse_bitmap_garbage_free(garbage);
+    return enabled;
+}
+
 void bdrv_set_dirty(BlockDriverState *bs, int64_t offset, int64_t bytes)
 {
     guint i;
@@ -321,14 +361,37 @@ void bdrv_set_dirty(BlockDriverState *bs, int64_t offset, int64_t bytes)
     for (i = 0; i < bs->dirty_bitmaps->len; i++) {
         BdrvDirtyBitmap *bitmap = bs->dirty_bitmaps->pdata[i];
 
-        if (skip(bitmap, offset, bytes)) {
+        if (skip(bitmap, offset, bytes) ||
+            !mark_if_enabled(bitmap, offset, bytes)) {
             continue;
         }
-        bdrv_set_dirty_bitmap(bitmap, offset, bytes);
         if (bitmap->notify) {
             bitmap->notify(bitmap->notify_opaque);
         }
     }
+}
+
+/* As QEMU counts: all granules are whole, even the last. */
+static JsonObject *query(BdrvDirtyBitmap *bitmap)
+{
+    JsonObject *row = json_object_new();
+    uint64_t n;
+
+    MUTEX_GUARD(&bitmap->lock);
+    n = sparse_bitmap_count(bitmap->frozen ? bitmap->frozen : bitmap->bits);
+    if (bitmap->name) {
+        json_object_set_string_member(row, "name", bitmap->name);
+    }
+    json_object_set_int_member(row, "count",
+                               MIN(n << bitmap->shift, INT64_MAX));
+    json_object_set_int_member(row, "granularity", bitmap->granularity);
+    json_object_set_boolean_member(row, "recording", bitmap->enabled);
+    json_object_set_boolean_member(row, "busy", bitmap->n_busy > 0);
+    json_object_set_boolean_member(row, "persistent", bitmap->persistent);
+    if (bitmap->inconsistent) {
+        json_object_set_boolean_member(row, "inconsistent", TRUE);
+    }
+    return row;
 }
 
 JsonArray *bdrv_query_dirty_bitmaps(BlockDriverState *bs)
@@ -337,19 +400,9 @@ JsonArray *bdrv_query_dirty_bitmaps(BlockDriverState *bs)
     guint i;
 
     MUTEX_GUARD(&bs->dirty_lock);
-    for (i = 0; bs->dirty_bitmaps && i < bs->dirty_bitmaps->len; i++) {
-        BdrvDirtyBitmap *bitmap = bs->dirty_bitmaps->pdata[i];
-        JsonObject *row = json_object_new();
-
-        if (bitmap->name) {
-            json_object_set_string_member(row, "name", bitmap->name);
-        }
-        json_object_set_int_member(row, "count", bdrv_get_dirty_count(bitmap));
-        json_object_set_int_member(row, "granularity", bitmap->granularity);
-        json_object_set_boolean_member(row, "recording", TRUE);
-        json_object_set_boolean_member(row, "busy", FALSE);
-        json_object_set_boolean_member(row, "persistent", FALSE);
-        json_array_add_object_element(rows, row);
+    for (i = bs->dirty_bitmaps ? bs->dirty_bitmaps->len : 0; i > 0; i--) {
+        json_array_add_object_element(rows,
+                                      query(bs->dirty_bitmaps->pdata[i - 1]));
     }
     return rows;
 }

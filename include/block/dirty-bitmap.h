@@ -106,22 +106,25 @@ void bdrv_dirty_bitmap_set_read_only(BdrvDirtyBitmap *bitmap, bool read_only);
 /*
  * Clear all; or mark all that is marked in @src, of any granularity, of a node of
  * the same length (false and @errp otherwise). With @backup the bits as they were
- * are kept there, to be put back by restore or freed by the caller.
+ * are kept there, to be put back or dropped. The last change is undone first.
  */
 void bdrv_clear_dirty_bitmap(BdrvDirtyBitmap *bitmap, SparseBitmap **backup);
 bool bdrv_merge_dirty_bitmap(BdrvDirtyBitmap *dest, BdrvDirtyBitmap *src,
                              SparseBitmap **backup, GError **errp);
-/* Takes @backup. What was marked in between stays marked. */
+/* Both take @backup. What writes have marked since stays marked. */
 void bdrv_restore_dirty_bitmap(BdrvDirtyBitmap *bitmap, SparseBitmap *backup);
+void bdrv_drop_dirty_backup(BdrvDirtyBitmap *bitmap, SparseBitmap *backup);
 
-/* Is @offset dirty, and how far (at most @bytes) does the same hold? Any thread */
+/* Is @offset dirty, and how far (at most @bytes, and the disk) does the same
+ * hold? What lies beyond the disk is not. Any thread */
 bool bdrv_dirty_bitmap_status(BdrvDirtyBitmap *bitmap, int64_t offset,
                               int64_t bytes, int64_t *pnum);
 
 /*
  * For jobs that copy what is marked: freeze sets that aside, and what is written
- * from now on is marked anew (if the bitmap is enabled). It is busy from then on until thaw, which either
- * adds what was set aside to what was marked since, or drops it. No write is in flight.
+ * from now on is marked anew (if the bitmap is enabled). It is busy from then on
+ * until thaw, which either adds what was set aside to what was marked since, or
+ * drops it. No write is in flight at freeze, but at thaw.
  */
 void bdrv_dirty_bitmap_freeze(BdrvDirtyBitmap *bitmap);
 void bdrv_dirty_bitmap_thaw(BdrvDirtyBitmap *bitmap, bool merge);
@@ -136,7 +139,8 @@ void bdrv_dirty_bitmap_reset_frozen(BdrvDirtyBitmap *bitmap, int64_t offset,
 /*
  * For image formats that store bitmaps: @n_bits from @first_bit on, eight in a
  * byte, the lowest bit of the first byte first. get: 0 if all are clear, 1 if all
- * are set, and then @buf may be untouched; otherwise -1.
+ * are set, and then @buf is untouched; otherwise -1. set: those bits are as in
+ * @buf.
  */
 int bdrv_dirty_bitmap_get_bits(BdrvDirtyBitmap *bitmap, uint64_t first_bit,
                                uint64_t n_bits, uint8_t *buf);
@@ -147,9 +151,12 @@ uint64_t bdrv_dirty_bitmap_n_bits(BdrvDirtyBitmap *bitmap);
  * Graph mutex held */
 GPtrArray *bdrv_named_dirty_bitmaps(BlockDriverState *bs);
 
+/* For block.c: the node goes. */
+void bdrv_release_named_dirty_bitmaps(BlockDriverState *bs);
+
 /* For io.c: [@offset, @offset + @bytes) of @bs was or may have been written. */
 void bdrv_set_dirty(BlockDriverState *bs, int64_t offset, int64_t bytes);
-/* JSON rows for query-named-block-nodes; any thread */
+/* JSON rows for query-named-block-nodes, the last one made first; any thread */
 JsonArray *bdrv_query_dirty_bitmaps(BlockDriverState *bs);
 
 #endif

@@ -246,14 +246,15 @@ START_TEST(test_query)
     bdrv_set_dirty(&node, 0, 1);
     rows = bdrv_query_dirty_bitmaps(&node);
     ck_assert_uint_eq(json_array_get_length(rows), 2);
-    row = json_array_get_object_element(rows, 0);
+    row = json_array_get_object_element(rows, 1);
     ck_assert_str_eq(json_object_get_string_member(row, "name"), "b0");
     ck_assert_int_eq(json_object_get_int_member(row, "count"), 4096);
     ck_assert_int_eq(json_object_get_int_member(row, "granularity"), 4096);
     ck_assert(json_object_get_boolean_member(row, "recording"));
     ck_assert(!json_object_get_boolean_member(row, "busy"));
     ck_assert(!json_object_get_boolean_member(row, "persistent"));
-    row = json_array_get_object_element(rows, 1);
+    ck_assert(!json_object_has_member(row, "inconsistent"));
+    row = json_array_get_object_element(rows, 0);
     ck_assert(!json_object_has_member(row, "name"));
     ck_assert_int_eq(json_object_get_int_member(row, "count"), 65536);
     json_array_unref(rows);
