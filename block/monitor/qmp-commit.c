@@ -9,10 +9,6 @@ static const SchemaType block_commit_type = {
     .kind = SCHEMA_OBJECT,
     .members =
         (const SchemaMember[]){
-            { "job-id", &schema_str, .optional = true,
-              .doc = "The job's name: a letter, then letters, digits, \"-\", "
-                     "\".\" and \"_\". Nodes give jobs no name, so it is "
-                     "needed." },
             { "device", &schema_str,
               .doc = "The active layer: the node on the top of the chain." },
             { "base-node", &schema_str, .optional = true,
@@ -31,20 +27,10 @@ static const SchemaType block_commit_type = {
                   "If the top is not the device: how the header of the image "
                   "that stands on it is to name the base. Default: the name "
                   "of the base's file, as it was given." },
-            { "speed", &schema_int, .optional = true,
-              .doc = "Bytes of data to copy in a second at most; zeroes do not "
-                     "count but where the base has to write them. Default: "
-                     "0, no limit." },
             { "on-error", &blockdev_on_error_type, .optional = true,
               .doc = "What to do if a node cannot be read, or the base cannot "
                      "be written. Default: \"report\"." },
-            { "filter-node-name", &schema_str, .optional = true,
-              .doc = "The name of the node that stands between the device and "
-                     "its users while the job runs. Default: generated." },
-            { "auto-finalize", &schema_bool, .optional = true,
-              .doc = "Do not wait for job-finalize. Default: true." },
-            { "auto-dismiss", &schema_bool, .optional = true,
-              .doc = "Do not wait for job-dismiss. Default: true." },
+            QMP_JOB_MEMBERS,
             { NULL },
         },
 };
@@ -52,12 +38,7 @@ static const SchemaType block_commit_type = {
 static JsonNode *qmp_block_commit(JsonObject *args, GError **errp)
 {
     CommitOptions options = {
-        .job = {
-            .id = schema_get_str(args, "job-id", NULL),
-            .speed = schema_get_int(args, "speed", 0),
-            .auto_finalize = schema_get_bool(args, "auto-finalize", true),
-            .auto_dismiss = schema_get_bool(args, "auto-dismiss", true),
-        },
+        .job = qmp_job_options(args),
         .device = schema_get_str(args, "device", NULL),
         .base_node = schema_get_str(args, "base-node", NULL),
         .base = schema_get_str(args, "base", NULL),

@@ -3,9 +3,18 @@
  * QMP: jobs of any kind. Verbs and queries are answered at once on the main
  * thread; what verbs ask for is told by events.
  */
-#include "block/job.h"
 #include "qmp-jobs.h"
 #include "qmp-tables.h"
+
+JobOptions qmp_job_options(JsonObject *args)
+{
+    return (JobOptions){
+        .id = schema_get_str(args, "job-id", NULL),
+        .speed = schema_get_int(args, "speed", 0),
+        .auto_finalize = schema_get_bool(args, "auto-finalize", true),
+        .auto_dismiss = schema_get_bool(args, "auto-dismiss", true),
+    };
+}
 
 /* ---- verbs -------------------------------------------------------------- */
 

@@ -32,10 +32,6 @@ static const SchemaType blockdev_mirror_type = {
     .kind = SCHEMA_OBJECT,
     .members =
         (const SchemaMember[]){
-            { "job-id", &schema_str, .optional = true,
-              .doc = "The job's name: a letter, then letters, digits, \"-\", "
-                     "\".\" and \"_\". Nodes give jobs no name, so it is "
-                     "needed." },
             { "device", &schema_str,
               .doc = "The node to copy from. What lies below it may be "
                      "written through it only, as long as the job exists." },
@@ -47,10 +43,6 @@ static const SchemaType blockdev_mirror_type = {
                      "is completed: the device, or a node below it with only "
                      "filters (\"throttle\") between. Default: the device." },
             { "sync", &sync_mode_type, .doc = "What to copy at first." },
-            { "speed", &schema_int, .optional = true,
-              .doc = "Bytes of data to copy in a second at most; zeroes do not "
-                     "count but where the target has to write them. Default: "
-                     "0, no limit." },
             { "granularity", &schema_int, .optional = true,
               .doc =
                   "Bytes that are copied if one of them was written: a "
@@ -66,9 +58,6 @@ static const SchemaType blockdev_mirror_type = {
             { "on-target-error", &blockdev_on_error_type, .optional = true,
               .doc = "The same for writes to the target, and for its flushes. "
                      "Default: \"report\"." },
-            { "filter-node-name", &schema_str, .optional = true,
-              .doc = "The name of the node that stands between the device and "
-                     "its users while the job runs. Default: generated." },
             { "copy-mode", &copy_mode_type, .optional = true,
               .doc =
                   "\"write-blocking\": writes go to the device and then to "
@@ -77,15 +66,12 @@ static const SchemaType blockdev_mirror_type = {
                   "write, and from BLOCK_JOB_READY on the target is equal to "
                   "the device whenever no write is in flight. Default: "
                   "\"background\"." },
-            { "auto-finalize", &schema_bool, .optional = true,
-              .doc = "Do not wait for job-finalize. Default: true." },
-            { "auto-dismiss", &schema_bool, .optional = true,
-              .doc = "Do not wait for job-dismiss. Default: true." },
             { "target-is-zero", &schema_bool, .optional = true,
               .doc = "All of the target is known to read as zeroes, so that "
                      "none need to be written there. If it is not so, the copy "
                      "is wrong. Not with sync \"top\": what may be put below "
                      "the target later would show. Default: false." },
+            QMP_JOB_MEMBERS,
             { NULL },
         },
 };
@@ -93,20 +79,15 @@ static const SchemaType blockdev_mirror_type = {
 static JsonNode *qmp_blockdev_mirror(JsonObject *args, GError **errp)
 {
     MirrorOptions options = {
-        .job = {
-            .id = schema_get_str(args, "job-id", NULL),
-            .speed = schema_get_int(args, "speed", 0),
-            .auto_finalize = schema_get_bool(args, "auto-finalize", true),
-            .auto_dismiss = schema_get_bool(args, "auto-dismiss", true),
-        },
+        .job = qmp_job_options(args),
         .device = schema_get_str(args, "device", NULL),
         .target = schema_get_str(args, "target", NULL),
         .replaces = schema_get_str(args, "replaces", NULL),
         .filter_node_name = schema_get_str(args, "filter-node-name", NULL),
         .granularity = schema_get_int(args, "granularity", 0),
         .buf_size = schema_get_int(args, "buf-size", 0),
-        .sync = schema_get_enum(args, "sync", &sync_mode_type,
-                                MIRROR_SYNC_FULL),
+        .sync =
+            schema_get_enum(args, "sync", &sync_mode_type, MIRROR_SYNC_FULL),
         .write_blocking =
             schema_get_enum(args, "copy-mode", &copy_mode_type, 0) == 1,
         .target_is_zero = schema_get_bool(args, "target-is-zero", false),
