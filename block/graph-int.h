@@ -62,10 +62,22 @@ void graph_tran_abort(GraphTran *tran);
 bool graph_tran_finish(GraphTran *tran, bool ok);
 
 bool bdrv_is_at_or_below(BlockDriverState *bs, BlockDriverState *top);
-/* As bdrv_insert_filter(): @bs becomes the child "backing" of @overlay, which has
- * none, and does not stand on @bs, nor @bs on it. */
+/*
+ * As bdrv_insert_filter(): @bs becomes the child "backing" of @overlay, which has
+ * none, and does not stand on @bs, nor @bs on it. @moved gets the edges that were
+ * moved to @overlay. And the reverse, which cannot fail if @bs has kept its
+ * permissions: @moved is moved back.
+ */
 bool bdrv_put_overlay(BlockDriverState *overlay, BlockDriverState *bs,
-                      GError **errp);
+                      GPtrArray *moved, GError **errp);
+void bdrv_take_overlay_off(BlockDriverState *overlay, GPtrArray *moved);
+/*
+ * Until drop the driver of @bs (and of what is below) does not give up what it has
+ * taken for the users of @bs, whoever leaves: so they can come back. It stands in no
+ * other user's way here. Graph mutex held; does not nest.
+ */
+void bdrv_keep_perms(BlockDriverState *bs);
+void bdrv_drop_kept_perms(BlockDriverState *bs);
 
 /* ---- node-options.c ----------------------------------------------------- */
 

@@ -419,9 +419,8 @@ BdrvChild *bdrv_attach_child(BlockDriverState *parent, BlockDriverState *bs,
 }
 
 /* Giving something up: that nobody can refuse. */
-static void tran_loosen(GraphTran *tran, BlockDriverState *bs)
+static void tran_loosen(GraphTran *tran, GPtrArray *nodes)
 {
-    g_autoptr(GPtrArray) nodes = nodes_array(bs, NULL);
     bool ok = bdrv_check_perms(tran, nodes, true, tran->checked, NULL);
 
     g_assert(ok);
@@ -431,10 +430,11 @@ static void tran_loosen(GraphTran *tran, BlockDriverState *bs)
 void bdrv_child_detach(BdrvChild *child)
 {
     BlockDriverState *bs = bdrv_ref(child->bs);
+    g_autoptr(GPtrArray) nodes = nodes_array(bs, NULL);
     GraphTran *tran = graph_tran_new();
 
     graph_tran_move(tran, child, NULL);
-    tran_loosen(tran, bs);
+    tran_loosen(tran, nodes);
     bdrv_unref(bs);
 }
 
@@ -463,8 +463,9 @@ bool bdrv_is_at_or_below(BlockDriverState *bs, BlockDriverState *top)
     return false;
 }
 
+/* @moved may be NULL, or gets the edges. */
 static void move_parents(GraphTran *tran, BlockDriverState *from,
-                         BlockDriverState *to, bool jobs_too)
+                         BlockDriverState *to, bool jobs_too, GPtrArray *moved)
 {
     g_autoptr(GPtrArray) parents = g_ptr_array_copy(from->parents, NULL, NULL);
     guint i;
@@ -477,12 +478,15 @@ static void move_parents(GraphTran *tran, BlockDriverState *from,
             continue;
         }
         graph_tran_move(tran, c, to);
+        if (moved) {
+            g_ptr_array_add(moved, c);
+        }
     }
 }
 
 /* @top gets between @bs and its parents, and has it as the child @name. */
 static bool put_on(BlockDriverState *top, BlockDriverState *bs,
-                   const char *name, GError **errp)
+                   const char *name, GPtrArray *moved, GError **errp)
 {
     g_autoptr(GPtrArray) nodes = nodes_array(top, bs);
     GraphTran *tran = graph_tran_new();
@@ -493,7 +497,7 @@ static bool put_on(BlockDriverState *top, BlockDriverState *bs,
     bdrv_drained_begin(bs);
     bdrv_child_link(child);
     graph_tran_move(tran, child, bs);
-    move_parents(tran, bs, top, false);
+    move_parents(tran, bs, top, false, moved);
     ok = graph_tran_finish(tran, graph_tran_check(tran, nodes, errp));
     if (!ok) {
         bdrv_child_unlink(child);
@@ -506,14 +510,46 @@ bool bdrv_insert_filter(BlockDriverState *filter, BlockDriverState *bs,
                         GError **errp)
 {
     g_assert(!filter->file);
-    return put_on(filter, bs, "file", errp);
+    return put_on(filter, bs, "file", NULL, errp);
 }
 
 bool bdrv_put_overlay(BlockDriverState *overlay, BlockDriverState *bs,
-                      GError **errp)
+                      GPtrArray *moved, GError **errp)
 {
     g_assert(!overlay->backing);
-    return put_on(overlay, bs, "backing", errp);
+    return put_on(overlay, bs, "backing", moved, errp);
+}
+
+void bdrv_take_overlay_off(BlockDriverState *overlay, GPtrArray *moved)
+{
+    BdrvChild *child = overlay->backing;
+    BlockDriverState *bs = child->bs;
+    g_autoptr(GPtrArray) nodes = nodes_array(overlay, bs);
+    GraphTran *tran = graph_tran_new();
+    guint i;
+
+    g_assert(bs->quiesce > 0);
+    for (i = 0; i < moved->len; i++) {
+        graph_tran_move(tran, moved->pdata[i], bs);
+    }
+    graph_tran_move(tran, child, NULL);
+    tran_loosen(tran, nodes);
+    bdrv_child_unlink(child);
+}
+
+void bdrv_keep_perms(BlockDriverState *bs)
+{
+    g_assert(!bs->kept_perm && !bs->kept_unshared);
+    bs->kept_perm = bs->perm;
+    bs->kept_unshared = BLK_PERM_ALL & ~bs->shared_perm;
+}
+
+void bdrv_drop_kept_perms(BlockDriverState *bs)
+{
+    g_autoptr(GPtrArray) nodes = nodes_array(bs, NULL);
+
+    bs->kept_perm = bs->kept_unshared = 0;
+    tran_loosen(graph_tran_new(), nodes);
 }
 
 bool bdrv_remove_filter(BlockDriverState *filter, GError **errp)
@@ -527,7 +563,7 @@ bool bdrv_remove_filter(BlockDriverState *filter, GError **errp)
     bdrv_ref(filter);
     /* Users of @bs itself go on: nothing changes for them. */
     bdrv_drained_begin(filter);
-    move_parents(tran, filter, bs, true);
+    move_parents(tran, filter, bs, true, NULL);
     graph_tran_move(tran, child, NULL);
     ok = graph_tran_finish(tran, graph_tran_check(tran, nodes, errp));
     if (ok) {
@@ -546,6 +582,6 @@ bool bdrv_replace_node(BlockDriverState *from, BlockDriverState *to,
     GraphTran *tran = graph_tran_new();
 
     g_assert(from->quiesce > 0);
-    move_parents(tran, from, to, false);
+    move_parents(tran, from, to, false, NULL);
     return graph_tran_finish(tran, graph_tran_check(tran, nodes, errp));
 }

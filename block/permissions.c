@@ -89,6 +89,8 @@ static bool check_users(BlockDriverState *bs, uint64_t *perm, uint64_t *shared,
         *perm |= a->perm;
         *shared &= a->shared_perm;
     }
+    *perm |= bs->kept_perm;
+    *shared &= ~bs->kept_unshared;
     if (bs->force_share) {
         *shared = BLK_PERM_ALL;
     }

@@ -5,9 +5,6 @@
 #include "block/graph-int.h"
 #include "util/error.h"
 
-/* A request that hangs shall not hold up the management thread for good. */
-int64_t bdrv_snapshot_drain_us = 10 * G_USEC_PER_SEC;
-
 /* Those who have @bs as a backing file rely on its contents. */
 static bool check_not_backing(BlockDriverState *bs, GError **errp)
 {
@@ -103,26 +100,51 @@ static void forget_maker(BlockDriverState *bs)
     bs->made_by = NULL;
 }
 
-bool bdrv_snapshot(BlockDriverState *bs, BlockDriverState *overlay,
-                   GError **errp)
-{
-    int64_t deadline_us = g_get_monotonic_time() + bdrv_snapshot_drain_us;
-    bool ok;
+struct BdrvSnapshot {
+    BlockDriverState *bs, *overlay; /* referenced */
+    GPtrArray *moved;               /* edges: those who used bs */
+};
 
-    g_assert(bdrv_graph_locked());
+BdrvSnapshot *bdrv_snapshot_prepare(BlockDriverState *bs,
+                                    BlockDriverState *overlay, GError **errp)
+{
+    g_autoptr(GPtrArray) moved = g_ptr_array_new();
+    BdrvSnapshot *s;
+
+    g_assert(bs->quiesce > 0);
     if (!check_not_backing(bs, errp) || !check_no_job(bs, errp) ||
-        !check_overlay(bs, overlay, errp)) {
-        return false;
+        !check_overlay(bs, overlay, errp) || !flush(bs, errp)) {
+        return NULL;
     }
-    if (!bdrv_try_drained_begin(bs, deadline_us)) {
-        error_setg(errp, "Node '%s' is busy: a request does not end",
-                   bs->node_name);
-        return false;
+    bdrv_keep_perms(bs);
+    if (!bdrv_put_overlay(overlay, bs, moved, errp)) {
+        bdrv_drop_kept_perms(bs);
+        return NULL;
     }
-    ok = flush(bs, errp) && bdrv_put_overlay(overlay, bs, errp);
-    if (ok) {
-        forget_maker(bs);
-    }
-    bdrv_drained_end(bs);
-    return ok;
+    s = g_new(BdrvSnapshot, 1);
+    s->bs = bdrv_ref(bs);
+    s->overlay = bdrv_ref(overlay);
+    s->moved = g_steal_pointer(&moved);
+    return s;
+}
+
+static void snapshot_free(BdrvSnapshot *s)
+{
+    bdrv_drop_kept_perms(s->bs);
+    bdrv_unref(s->overlay);
+    bdrv_unref(s->bs);
+    g_ptr_array_unref(s->moved);
+    g_free(s);
+}
+
+void bdrv_snapshot_commit(BdrvSnapshot *s)
+{
+    forget_maker(s->bs);
+    snapshot_free(s);
+}
+
+void bdrv_snapshot_abort(BdrvSnapshot *s)
+{
+    bdrv_take_overlay_off(s->overlay, s->moved);
+    snapshot_free(s);
 }

@@ -95,42 +95,6 @@ static JsonNode *qmp_blockdev_reopen(JsonObject *args, GError **errp)
     return NULL;
 }
 
-/* ---- blockdev-snapshot -------------------------------------------------- */
-
-static const SchemaType blockdev_snapshot_type = {
-    .name = "BlockdevSnapshot",
-    .kind = SCHEMA_OBJECT,
-    .members =
-        (const SchemaMember[]){
-            { "node", &schema_str,
-              .doc = "The node that becomes the backing file." },
-            { "overlay", &schema_str,
-              .doc = "The node that is put on it. It was added with "
-                     "\"backing\": null, or its image names no backing "
-                     "file." },
-            { NULL },
-        },
-};
-
-static JsonNode *qmp_blockdev_snapshot(JsonObject *args, GError **errp)
-{
-    BlockDriverState *bs =
-        bdrv_find_node(json_object_get_string_member(args, "node"), errp);
-    BlockDriverState *overlay =
-        bs ? bdrv_find_node(json_object_get_string_member(args, "overlay"),
-                            errp)
-           : NULL;
-
-    if (overlay) {
-        bdrv_snapshot(bs, overlay, errp);
-        bdrv_unref(overlay);
-    }
-    if (bs) {
-        bdrv_unref(bs);
-    }
-    return NULL;
-}
-
 /* ---- block_resize ------------------------------------------------------- */
 
 static const SchemaType block_resize_type = {
@@ -351,25 +315,6 @@ const QmpCommand qmp_block_commands[] = {
                   "somebody else has it; a job relies on contents that would "
                   "change; a request does not end within 10 seconds.",
         .handler = qmp_blockdev_reopen,
-    },
-    {
-        .name = "blockdev-snapshot",
-        .thread = QMP_MANAGEMENT,
-        .args = &blockdev_snapshot_type,
-        .doc =
-            "Put an overlay on a node: all that use the node, exports too, go "
-            "on with the overlay, and what they write goes there; the node "
-            "stays as it is. The overlay's image is not told what its backing "
-            "file is: it was, when it was created, or has to be told when it "
-            "is opened.",
-        .example = "{\"node\": \"disk0\", \"overlay\": \"overlay0\"}",
-        .errors =
-            "There is no such node; the overlay is in use, has a backing file, "
-            "or is of a format that cannot have one; the node is a backing "
-            "file already, or a job uses it; the overlay is read-only and the "
-            "node's users write; what was written cannot be flushed; a request "
-            "does not end in 10 seconds.",
-        .handler = qmp_blockdev_snapshot,
     },
     {
         .name = "block_resize",

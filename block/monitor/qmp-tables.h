@@ -14,7 +14,9 @@ extern const QmpCommand qmp_job_commands[];
 extern const QmpCommand qmp_mirror_commands[];
 extern const QmpCommand qmp_object_commands[];
 extern const QmpCommand qmp_query_block_commands[];
+extern const QmpCommand qmp_snapshot_commands[];
 extern const QmpCommand qmp_status_cache_commands[];
+extern const QmpCommand qmp_transaction_commands[];
 
 extern const QmpEvent qmp_block_events[];
 extern const QmpEvent qmp_export_events[];

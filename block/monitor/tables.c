@@ -5,6 +5,8 @@
 const QmpCommand *const qmp_command_tables[] = {
     qmp_control_commands,
     qmp_block_commands,
+    qmp_snapshot_commands,
+    qmp_transaction_commands,
     qmp_query_block_commands,
     qmp_status_cache_commands,
     qmp_export_commands,

@@ -287,8 +287,10 @@ struct BlockDriverState {
     GPtrArray *children;        /* of BdrvChild; graph mutex */
     GPtrArray *parents;         /* of BdrvChild; short graph lock */
     uint64_t perm, shared_perm; /* cumulative; graph mutex; perm is atomic */
-    unsigned quiesce;           /* graph mutex */
-    bool ready;                 /* can be found; short graph lock */
+    /* bdrv_keep_perms(): also needed, and also not shared; graph mutex */
+    uint64_t kept_perm, kept_unshared;
+    unsigned quiesce; /* graph mutex */
+    bool ready;       /* can be found; short graph lock */
 
     /* Where writes hold their range (shared; exclusively if they are read-
      * modify-write): nodes with a request_alignment, or whose driver made one

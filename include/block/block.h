@@ -196,12 +196,17 @@ bool bdrv_remove_filter(BlockDriverState *filter, GError **errp);
  * blockdev-snapshot: @bs becomes the backing file of @overlay, and whoever used
  * @bs uses @overlay from now on, where all is written that is new. @overlay is of a
  * format that can have a backing file, has none, and nobody uses it; no job uses
- * @bs. Waits for requests, bdrv_snapshot_drain_us at most, and flushes @bs. Graph
- * mutex held. False and @errp on error, and then nothing has changed.
+ * @bs, which is flushed. Graph mutex held, and the caller has drained @bs from before
+ * this until after commit or abort, one of which must follow. They cannot fail:
+ * until then @bs keeps what it took for its users. NULL and @errp: nothing has
+ * changed.
  */
-bool bdrv_snapshot(BlockDriverState *bs, BlockDriverState *overlay,
-                   GError **errp);
-extern int64_t bdrv_snapshot_drain_us;
+typedef struct BdrvSnapshot BdrvSnapshot;
+BdrvSnapshot *bdrv_snapshot_prepare(BlockDriverState *bs,
+                                    BlockDriverState *overlay, GError **errp);
+void bdrv_snapshot_commit(BdrvSnapshot *s);
+/* All is as it was before. */
+void bdrv_snapshot_abort(BdrvSnapshot *s);
 /*
  * All parents of @from that may follow (not jobs, not what @to itself stands
  * on) use @to from now on; permissions are checked first, and on failure

@@ -2,6 +2,7 @@
 /* Backing chains that change while they are in use: blockdev-snapshot and
  * blockdev-reopen */
 #include "backing-fixture.h"
+#include "block/monitor/qmp-transaction.h"
 #include "unit-main.h"
 
 /* ---- blockdev-snapshot -------------------------------------------------- */
@@ -35,12 +36,28 @@ static void tear_down_overlay(void)
     mem_disk_free(overlay_disk);
 }
 
+static JsonObject *snapshot_args(BlockDriverState *bs, BlockDriverState *on)
+{
+    JsonObject *args = json_object_new();
+
+    json_object_set_string_member(args, "node", bdrv_node_name(bs));
+    json_object_set_string_member(args, "overlay", bdrv_node_name(on));
+    return args;
+}
+
+static bool snapshot(BlockDriverState *bs, BlockDriverState *on, GError **errp)
+{
+    g_autoptr(JsonObject) args = snapshot_args(bs, on);
+
+    return transaction_run_one(&snapshot_actions[0], args, errp);
+}
+
 static void snapshot_fails(BlockDriverState *bs, BlockDriverState *on,
                            const char *text)
 {
     g_autoptr(GError) err = NULL;
 
-    ck_assert(!bdrv_snapshot(bs, on, &err));
+    ck_assert(!snapshot(bs, on, &err));
     ck_assert_str_eq(err->message, text);
 }
 
@@ -58,7 +75,7 @@ START_TEST(test_snapshot)
     int64_t pnum;
 
     bdrv_graph_lock();
-    ck_assert(bdrv_snapshot(top, overlay, NULL));
+    ck_assert(snapshot(top, overlay, NULL));
     ck_assert_ptr_eq(overlay->backing->bs, top);
     ck_assert_uint_eq(overlay->perm, READ | WRITE);
     ck_assert_uint_eq(top->perm, READ);
@@ -93,7 +110,7 @@ START_TEST(test_snapshot_filter)
     bdrv_graph_lock();
     filter = bdrv_new_internal(&filter_driver, "filter", NULL);
     ck_assert(bdrv_insert_filter(filter, top, NULL));
-    ck_assert(bdrv_snapshot(top, overlay, NULL));
+    ck_assert(snapshot(top, overlay, NULL));
     ck_assert_ptr_eq(filter->file->bs, overlay);
     bdrv_graph_unlock();
     assert_blocks(blk, "aa0bc00aaa00b000");
@@ -195,7 +212,7 @@ START_TEST(test_snapshot_hanging_request)
 {
     pthread_t thread;
 
-    bdrv_snapshot_drain_us = 1000;
+    transaction_drain_us = 1000;
     disks[2]->hook = slow_read;
     ck_assert_int_eq(pthread_create(&thread, NULL, read_top, NULL), 0);
     while (mem_count(disks[2], MEM_READ) == 0) {
@@ -206,9 +223,9 @@ START_TEST(test_snapshot_hanging_request)
     bdrv_graph_unlock();
     g_atomic_pointer_set(&disks[2]->opaque, disks);
     ck_assert_int_eq(pthread_join(thread, NULL), 0);
-    bdrv_snapshot_drain_us = G_USEC_PER_SEC;
+    transaction_drain_us = G_USEC_PER_SEC;
     bdrv_graph_lock();
-    ck_assert(bdrv_snapshot(top, overlay, NULL));
+    ck_assert(snapshot(top, overlay, NULL));
     bdrv_graph_unlock();
 }
 END_TEST
