@@ -502,6 +502,16 @@ int bdrv_pdiscard(BlockDriverState *bs, int64_t offset, int64_t bytes)
 
 /* ---- flush -------------------------------------------------------------- */
 
+/* A backing file is not written to from @bs, and a filter's users wrote to nothing
+ * but its file. */
+static bool flush_reaches(const BlockDriverState *bs, const BdrvChild *c)
+{
+    if (bs->drv->kind == BLOCK_DRIVER_FILTER) {
+        return c == bs->file;
+    }
+    return c != bs->backing;
+}
+
 int bdrv_flush(BlockDriverState *bs)
 {
     bool ignored = bs->drv->kind == BLOCK_DRIVER_PROTOCOL && bs->cache_no_flush;
@@ -514,8 +524,7 @@ int bdrv_flush(BlockDriverState *bs)
     for (i = 0; ret == 0 && i < bs->children->len; i++) {
         BdrvChild *c = bs->children->pdata[i];
 
-        /* A backing file is not written to from here. */
-        if (c->bs && c != bs->backing) {
+        if (c->bs && flush_reaches(bs, c)) {
             ret = bdrv_flush(c->bs);
         }
     }

@@ -8,6 +8,7 @@
 
 #include <inttypes.h>
 
+#include "block/copy-target.h"
 #include "block/graph-int.h"
 #include "block/mirror-int.h"
 #include "util/error.h"
@@ -150,17 +151,8 @@ static BlockDriverState *find_replaced(const char *name,
 /* As in QEMU: what the target allocates as a whole is copied as a whole. */
 static int64_t default_granularity(BlockDriverState *bs)
 {
-    g_autoptr(JsonObject) image = json_object_new();
-    int64_t cluster;
+    int64_t cluster = copy_target_cluster(bs);
 
-    while ((bs->drv->kind == BLOCK_DRIVER_FILTER || bs->drv->transparent) &&
-           bs->file) {
-        bs = bs->file->bs;
-    }
-    if (bs->drv->get_info) {
-        bs->drv->get_info(bs, image);
-    }
-    cluster = json_object_get_int_member_with_default(image, "cluster-size", 0);
     if (cluster <= 0) {
         return MIRROR_DEFAULT_GRANULARITY;
     }

@@ -221,9 +221,14 @@ const BdrvChild *bdrv_find_job(const BlockDriverState *bs)
 /* Is there a job that must see all writes to @c of @bs? */
 static bool is_followed(const BlockDriverState *bs, const BdrvChild *c)
 {
-    bool chain = bs->drv->kind == BLOCK_DRIVER_FILTER || c == bs->backing;
+    bool filter = bs->drv->kind == BLOCK_DRIVER_FILTER;
+    bool chain = filter || c == bs->backing;
     guint i;
 
+    /* What a filter does not pass through is not what its users see. */
+    if (filter && c != bs->file) {
+        return false;
+    }
     for (i = 0; i < bs->parents->len; i++) {
         const BdrvChild *user = bs->parents->pdata[i];
 
