@@ -162,11 +162,28 @@ static const SchemaType job_status_type = {
     .values = job_status_names,
 };
 
+const SchemaType mirror_sync_mode_type = {
+    .name = "MirrorSyncMode",
+    .kind = SCHEMA_ENUM,
+    .doc =
+        "What a job is to copy. \"full\": the whole disk, as it is read "
+        "through "
+        "the backing chain; \"top\": what the device itself holds over its "
+        "backing file, for a target that has the same one, or is going to, and "
+        "without a backing file the whole disk; \"none\": nothing, but what is "
+        "written while the job runs; \"bitmap\": what a dirty bitmap marks; "
+        "\"incremental\": the same, and the bitmap starts anew when that is "
+        "done.",
+    .values = (const char *const[]){ "top", "full", "none", "incremental",
+                                     "bitmap", NULL },
+};
+
 static const SchemaType job_type_type = {
     .name = "JobType",
     .kind = SCHEMA_ENUM,
     .doc = "What a job does.",
-    .values = (const char *const[]){ "commit", "mirror", "create", NULL },
+    .values =
+        (const char *const[]){ "commit", "mirror", "backup", "create", NULL },
 };
 
 static const SchemaType job_info_type = {

@@ -8,6 +8,9 @@
 
 extern const SchemaType blockdev_on_error_type; /* values: JobErrorPolicy */
 
+/* Values: BackupSync, of which MirrorSync is the beginning */
+extern const SchemaType mirror_sync_mode_type;
+
 /* Of each command that starts a job over a device */
 #define QMP_JOB_MEMBERS                                                        \
     { "job-id", &schema_str, .optional = true,                                 \

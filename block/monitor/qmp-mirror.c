@@ -3,21 +3,7 @@
 #include "block/mirror.h"
 #include "qmp-jobs.h"
 #include "qmp-tables.h"
-
-static const SchemaType sync_mode_type = {
-    .name = "MirrorSyncMode",
-    .kind = SCHEMA_ENUM,
-    .doc =
-        "What to copy at first; what is written while the job runs is "
-        "copied in any case. \"full\": the whole disk, as it is read through "
-        "the backing chain; \"top\": what the device itself holds over its "
-        "backing file, for a target that has the same one, or is going to; "
-        "\"none\": nothing. With \"top\" and \"none\" the target keeps the "
-        "rest of what it has; around what is written, granularity "
-        "decides. A device without a backing file is copied wholly by "
-        "\"top\", too.",
-    .values = (const char *const[]){ "top", "full", "none", NULL },
-};
+#include "util/error.h"
 
 static const SchemaType copy_mode_type = {
     .name = "MirrorCopyMode",
@@ -42,7 +28,14 @@ static const SchemaType blockdev_mirror_type = {
               .doc = "The node whose users go on with the target when the job "
                      "is completed: the device, or a node below it with only "
                      "filters (\"throttle\") between. Default: the device." },
-            { "sync", &sync_mode_type, .doc = "What to copy at first." },
+            { "sync", &mirror_sync_mode_type,
+              .doc =
+                  "What to copy at first; what is written while the job runs "
+                  "is "
+                  "copied in any case. With \"top\" and \"none\" the target "
+                  "keeps the rest of what it has; around what is written, "
+                  "granularity decides. \"incremental\" and \"bitmap\" are not "
+                  "supported." },
             { "granularity", &schema_int, .optional = true,
               .doc =
                   "Bytes that are copied if one of them was written: a "
@@ -76,6 +69,18 @@ static const SchemaType blockdev_mirror_type = {
         },
 };
 
+static bool check_sync(JsonObject *args, GError **errp)
+{
+    int sync = schema_get_enum(args, "sync", &mirror_sync_mode_type, 0);
+
+    if (sync > MIRROR_SYNC_NONE) {
+        error_setg(errp, "Sync mode '%s' not supported",
+                   mirror_sync_mode_type.values[sync]);
+        return false;
+    }
+    return true;
+}
+
 static JsonNode *qmp_blockdev_mirror(JsonObject *args, GError **errp)
 {
     MirrorOptions options = {
@@ -86,8 +91,8 @@ static JsonNode *qmp_blockdev_mirror(JsonObject *args, GError **errp)
         .filter_node_name = schema_get_str(args, "filter-node-name", NULL),
         .granularity = schema_get_int(args, "granularity", 0),
         .buf_size = schema_get_int(args, "buf-size", 0),
-        .sync =
-            schema_get_enum(args, "sync", &sync_mode_type, MIRROR_SYNC_FULL),
+        .sync = schema_get_enum(args, "sync", &mirror_sync_mode_type,
+                                MIRROR_SYNC_FULL),
         .write_blocking =
             schema_get_enum(args, "copy-mode", &copy_mode_type, 0) == 1,
         .target_is_zero = schema_get_bool(args, "target-is-zero", false),
@@ -99,7 +104,9 @@ static JsonNode *qmp_blockdev_mirror(JsonObject *args, GError **errp)
                             JOB_ON_ERROR_REPORT),
     };
 
-    mirror_start(&options, errp);
+    if (check_sync(args, errp)) {
+        mirror_start(&options, errp);
+    }
     return NULL;
 }
 

@@ -5,6 +5,7 @@
 
 #include "monitor/qmp.h"
 
+extern const QmpCommand qmp_backup_commands[];
 extern const QmpCommand qmp_block_commands[];
 extern const QmpCommand qmp_commit_commands[];
 extern const QmpCommand qmp_control_commands[];

@@ -32,6 +32,7 @@ static const TransactionActionDriver abort_actions[] = {
 
 static const TransactionActionDriver *const tables[] = {
     abort_actions,
+    backup_actions,
     snapshot_actions,
 };
 

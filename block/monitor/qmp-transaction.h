@@ -5,6 +5,7 @@
 
 #include "block/transaction.h"
 
+extern const TransactionActionDriver backup_actions[];
 extern const TransactionActionDriver snapshot_actions[];
 
 #endif

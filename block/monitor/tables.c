@@ -2,6 +2,7 @@
 /* All that the monitors offer: one table a subject */
 #include "qmp-tables.h"
 
+/* clang-format off */
 const QmpCommand *const qmp_command_tables[] = {
     qmp_control_commands,
     qmp_block_commands,
@@ -10,6 +11,7 @@ const QmpCommand *const qmp_command_tables[] = {
     qmp_query_block_commands,
     qmp_status_cache_commands,
     qmp_export_commands,
+    qmp_backup_commands,
     qmp_mirror_commands,
     qmp_commit_commands,
     qmp_job_commands,
@@ -17,6 +19,7 @@ const QmpCommand *const qmp_command_tables[] = {
     qmp_fd_commands,
     NULL,
 };
+/* clang-format on */
 
 const QmpEvent *const qmp_event_tables[] = {
     qmp_block_events,
