@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What block.c, graph.c, permissions.c and block-backend.c share, and nobody
- * else needs to know.
+ * What the files about nodes and their edges share, and nobody else needs to know.
  */
 #ifndef BLOCK_GRAPH_INT_H
 #define BLOCK_GRAPH_INT_H
@@ -23,6 +22,18 @@ void graph_short_wrunlock(void);
 
 /* Short graph lock held, or inside a gate, or with the graph mutex held */
 int64_t bdrv_driver_getlength(BlockDriverState *bs);
+
+/* ---- node-list.c -------------------------------------------------------- */
+
+/* Is @name well-formed, and nobody's? */
+bool node_check_name(const char *name, GError **errp);
+/* Short graph lock held for writing */
+void node_list_add(BlockDriverState *bs);
+void node_list_remove(BlockDriverState *bs);
+/* At exit: of those that are still there */
+void node_list_warn(void);
+
+/* ---- block.c ------------------------------------------------------------ */
 
 /* @bs->limits are new: under the short graph lock. */
 void bdrv_need_range_lock(BlockDriverState *bs);

@@ -4,8 +4,8 @@
 The file, name, what is taken out, the text to find, the text to put there
 """
 from sources import (
-    JOB, JOB_ERROR, JOB_VERBS, MIRROR, START, COMMIT, MIRROR_TOP, COPY, PICK,
-    MIRROR_ERROR, ACTIVE, PERMISSIONS)
+    JOB, JOB_END, JOB_ERROR, JOB_VERBS, MIRROR, START, COMMIT, MIRROR_TOP, COPY,
+    PICK, MIRROR_ERROR, ACTIVE, PERMISSIONS, SNAPSHOT, TRANSACTION)
 
 BREAKS = [
     (PICK, 'mirror-1', 'a range is in one hand at a time',
@@ -164,21 +164,36 @@ BREAKS = [
      's->ready && job_should_complete(s->job, NULL);'),
     (PERMISSIONS, 'commit-below', 'a job may itself write below its node',
      '!(chain && blk_writes_below(user->blk))', 'true'),
-    (JOB, 'job-commit', 'a cancellation before the commit point counts',
-     '''    if (job->cancelled) {
-        return -ECANCELED;
-    }
-    announce''', '''    announce'''),
-    (JOB, 'job-let-go', 'what is not let go of yet is not cleaned up',
-     '''        if (c->retry_us == 0) {
-            job_clean''','''        {
-            c->retry_us = 0;
-            job_clean'''),
-    (JOB, 'job-end-once', 'a job ends once, however often it has to let go',
-     'if (c->ended || job_end(c))', 'if (job_end(c))'),
-    (JOB, 'job-hurry', 'at exit nobody waits for the next try',
+    (JOB_END, 'job-commit', 'a cancellation before the commit point counts',
+     'if (jobs[i]->cancelled) {', 'if (0) {'),
+    (JOB_END, 'job-let-go', 'what is not let go of yet is not cleaned up',
+     '''    if (c->retry_us == 0) {
+        job_clean''','''    {
+        c->retry_us = 0;
+        job_clean'''),
+    (JOB_END, 'job-end-once', 'a job ends once, however often it has to let go',
+     'if (c->ended) {', 'if (0) {'),
+    (JOB_END, 'txn-wait', 'jobs that end together wait for each other',
+     'if (!other->work_done) {', 'if (0) {'),
+    (JOB_END, 'txn-by-hand', 'all of them wait for job-finalize of one',
+     'by_hand |= !other->auto_finalize;', ''),
+    (JOB_END, 'txn-prepare', 'all are prepared before one is committed',
+     'if (c->ret == 0 && txn->arrived->len < txn->jobs->len) {', 'if (0) {'),
+    (JOB_END, 'txn-once', 'each is prepared once',
+     'if (!c->prepared && drv->prepare) {', 'if (drv->prepare) {'),
+    (JOB_END, 'txn-cancel', 'if one fails, all others are cancelled',
+     '    job_set_status(job, JOB_ABORTING);\n    job_cancel_others(job);\n',
+     '    job_set_status(job, JOB_ABORTING);\n'),
+    (JOB_END, 'txn-abort', 'those that were prepared are aborted then',
+     'ok &= all[i]->ret == 0;', ''),
+    (SNAPSHOT, 'snapshot-keep', 'nothing is given up that an abort needs back',
+     '    bdrv_keep_perms(bs);\n', ''),
+    (TRANSACTION, 'transaction-drain', 'nodes are drained until all is done',
+     '    finish(actions, begun, prepared);\n    undrain(drained);\n',
+     '    undrain(drained);\n    finish(actions, begun, prepared);\n'),
+    (JOB_END, 'job-hurry', 'at exit nobody waits for the next try',
      'c.retry_us && !job->hurry &&', 'c.retry_us &&'),
-    (JOB, 'job-again', 'a job that cannot end yet goes on',
+    (JOB_END, 'job-again', 'a job that cannot end yet goes on',
      'while (ret == JOB_AGAIN)', 'while (0)'),
     (JOB_ERROR, 'job-stop', 'a job that is to stop pauses',
      'job->user_paused = true;', ''),

@@ -24,8 +24,11 @@ RESIZE = 'block/file-resize.c'
 AGAIN = 'block/file-reopen.c'
 REOPEN = 'block/reopen.c'
 PERMISSIONS = 'block/permissions.c'
+SNAPSHOT = 'block/snapshot.c'
+TRANSACTION = 'block/transaction.c'
 KIN = 'block/disk-kin.c'
 JOB = 'block/job.c'
+JOB_END = 'block/job-end.c'
 JOB_ERROR = 'block/job-error.c'
 JOB_VERBS = 'block/job-verbs.c'
 MIRROR = 'block/mirror.c'
@@ -75,6 +78,9 @@ TESTS = {
     DEVICE: ('host-device',),
     KIN: ('status-registry', 'disk-kin', 'host-device'),
     JOB: ('job', 'job-error'),
+    JOB_END: ('job', 'job-txn'),
+    SNAPSHOT: ('transaction',),
+    TRANSACTION: ('transaction',),
     JOB_ERROR: ('job-error',),
     JOB_VERBS: ('job-error', 'job'),
     MIRROR: ('mirror-options', 'mirror-chain', 'commit', 'mirror-active',
