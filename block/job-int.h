@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* What job.c, job-error.c and job-verbs.c share */
+/* What the files of jobs share */
 #ifndef BLOCK_JOB_INT_H
 #define BLOCK_JOB_INT_H
 
@@ -31,6 +31,14 @@ extern GPtrArray *job_list;  /* job_mutex; NULL: no jobs */
 extern Cond job_any_changed; /* some status, or job_threads; broadcast */
 extern unsigned job_threads; /* job_mutex; started and not joined yet */
 
+/* Jobs that end together. job_mutex, but for arrived */
+struct JobTxn {
+    int refcnt;
+    GPtrArray *jobs; /* those that have not ended, in order of creation */
+    /* Those of them whose Conclusions wait for the others'; management thread */
+    GPtrArray *arrived;
+};
+
 struct Job {
     const JobDriver *drv;
     void *opaque;
@@ -38,6 +46,10 @@ struct Job {
     bool auto_finalize, auto_dismiss;
     Cond changed; /* broadcast; the coordinator waits for it */
     pthread_t thread;
+
+    /* job_mutex; changed by the management thread only. NULL: it ends by itself,
+     * or has ended */
+    JobTxn *txn;
 
     /* job_mutex */
     int refcnt; /* the list's, and that of the creator, then the thread */
@@ -48,6 +60,7 @@ struct Job {
     JobIoStatus io_status;
     bool cancelled; /* by force */
     bool complete_requested, soft_cancelled;
+    bool work_done; /* of a txn: run() has succeeded */
     bool finalize_requested;
     bool committed;
     bool hurry; /* there is no time for waits between tries */
@@ -69,5 +82,23 @@ void job_kick_locked(Job *job);
 void job_unpause(Job *job);
 /* CONCLUDED becomes NULL, and the list gives up its reference. */
 void job_dismiss(Job *job);
+
+/* The caller's reference is gone. */
+void job_unref(Job *job);
+/* BLOCK_JOB_READY, _COMPLETED, _CANCELLED, of block jobs */
+void job_send_event(Job *job, const char *name, const char *error);
+/* BLOCK_JOB_PENDING, of those that wait for job-finalize */
+void job_send_pending(Job *job);
+/* By force, and with it all that end together with it; or only these */
+void job_cancel_locked(Job *job);
+void job_cancel_others(Job *job);
+/* It may take its last step, and so may all that end together with it. */
+void job_finalize_locked(Job *job);
+void job_txn_join(JobTxn *txn, Job *job);
+/* It has ended, or was never begun. */
+void job_txn_leave(Job *job);
+
+/* Without job_mutex: what the job used it uses no more. Graph mutex held. */
+void job_clean(Job *job);
 
 #endif

@@ -74,7 +74,7 @@ static bool accepts(const Job *job, JobVerb verb, GError **errp)
     return true;
 }
 
-static void cancel_by_force(Job *job)
+static void cancel_one(Job *job)
 {
     guint i;
 
@@ -83,6 +83,25 @@ static void cancel_by_force(Job *job)
         blk_cancel_waits(job->blks->pdata[i]);
     }
     job_unpause(job);
+}
+
+void job_cancel_others(Job *job)
+{
+    guint i;
+
+    for (i = 0; job->txn && i < job->txn->jobs->len; i++) {
+        Job *other = job->txn->jobs->pdata[i];
+
+        if (other != job && other->status != JOB_ABORTING) {
+            cancel_one(other);
+        }
+    }
+}
+
+void job_cancel_locked(Job *job)
+{
+    cancel_one(job);
+    job_cancel_others(job);
 }
 
 bool job_verb_cancel(JobFamily family, const char *id, bool force,
@@ -103,7 +122,7 @@ bool job_verb_cancel(JobFamily family, const char *id, bool force,
         return false;
     }
     if (force || !job_is_ready(job)) {
-        cancel_by_force(job);
+        job_cancel_locked(job);
     } else if (!job->complete_requested) {
         job->soft_cancelled = true;
     }
@@ -189,8 +208,7 @@ bool job_verb_finalize(JobFamily family, const char *id, GError **errp)
     if (!job || !accepts(job, VERB_FINALIZE, errp)) {
         return false;
     }
-    job->finalize_requested = true;
-    job_kick_locked(job);
+    job_finalize_locked(job);
     return true;
 }
 
@@ -315,7 +333,7 @@ void job_cancel_all_sync(void)
             if (job->status == JOB_CONCLUDED) {
                 job_dismiss(job);
             } else if (!job->cancelled && accepts(job, VERB_CANCEL, NULL)) {
-                cancel_by_force(job);
+                job_cancel_locked(job);
             }
         }
         if (job_list || job_threads > 0) {

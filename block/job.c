@@ -1,13 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/*
- * Jobs: their states, and the way of one from its creation to its end.
- *
- * The coordinator thread calls run(), again and again if prepare() says so, and
- * then has the job concluded on the management thread. It ends by asking the
- * management thread to join it. So whoever reads a job's state never waits for
- * its work, and nothing of a job is left when its id is free again, but the
- * thread on its last steps.
- */
+/* Jobs: their states, how they are made, and what their drivers ask of them */
 #include "block/job-int.h"
 
 #include <string.h>
@@ -52,7 +44,7 @@ static const unsigned next_states[] = {
     [JOB_PAUSED] = BIT_OF(RUNNING),
     [JOB_READY] = BIT_OF(STANDBY) | BIT_OF(WAITING) | BIT_OF(ABORTING),
     [JOB_STANDBY] = BIT_OF(READY),
-    [JOB_WAITING] = BIT_OF(PENDING),
+    [JOB_WAITING] = BIT_OF(PENDING) | BIT_OF(ABORTING),
     [JOB_PENDING] = BIT_OF(ABORTING) | BIT_OF(CONCLUDED),
     [JOB_ABORTING] = BIT_OF(CONCLUDED),
     [JOB_CONCLUDED] = BIT_OF(NULL),
@@ -84,17 +76,21 @@ bool job_is_ready(const Job *job)
     return job->status == JOB_READY || job->status == JOB_STANDBY;
 }
 
-static void send_pending(Job *job)
+void job_send_pending(Job *job)
 {
-    JsonObject *data = json_object_new();
+    JsonObject *data;
+
+    if (job->auto_finalize || !job->drv->block_job) {
+        return;
+    }
+    data = json_object_new();
 
     json_object_set_string_member(data, "type", job->drv->type);
     json_object_set_string_member(data, "id", job->id);
     qmp_event_send("BLOCK_JOB_PENDING", data);
 }
 
-/* BLOCK_JOB_READY, _COMPLETED, _CANCELLED */
-static void send_block_event(Job *job, const char *name, const char *error)
+void job_send_event(Job *job, const char *name, const char *error)
 {
     JsonObject *data;
 
@@ -162,6 +158,9 @@ static Job *job_new(const JobDriver *drv, const JobOptions *options)
     job->nodes = g_ptr_array_new();
     job->blks = g_ptr_array_new();
     rate_limit_set_speed(&job->limit, options->speed, g_get_monotonic_time());
+    if (options->txn) {
+        job_txn_join(options->txn, job);
+    }
     return job;
 }
 
@@ -188,8 +187,7 @@ Job *job_create(const JobDriver *drv, const JobOptions *options, GError **errp)
     return job;
 }
 
-/* job_mutex held */
-static void job_unref(Job *job)
+void job_unref(Job *job)
 {
     if (--job->refcnt > 0) {
         return;
@@ -213,8 +211,7 @@ void job_dismiss(Job *job)
     job_unref(job);
 }
 
-/* What the job used it uses no more. */
-static void job_clean(Job *job)
+void job_clean(Job *job)
 {
     mutex_lock(&job_mutex);
     g_ptr_array_set_size(job->nodes, 0);
@@ -229,6 +226,7 @@ void job_abandon(Job *job)
 {
     job_clean(job);
     MUTEX_GUARD(&job_mutex);
+    job_txn_leave(job);
     job_dismiss(job);
     job_unref(job);
 }
@@ -245,241 +243,6 @@ void job_add_blk(Job *job, BlockBackend *blk)
     g_ptr_array_add(job->blks, blk);
     if (job->cancelled) {
         blk_cancel_waits(blk);
-    }
-}
-
-/* ---- the coordinator ---------------------------------------------------- */
-
-/* Something to be done by the management thread while the coordinator waits */
-typedef struct Conclusion {
-    Job *job;
-    int ret;
-    bool ended;       /* commit() or abort() was called */
-    int64_t retry_us; /* let_go() wants to be called again then; or 0 */
-    bool done;        /* job_mutex */
-} Conclusion;
-
-/* job_mutex held */
-static void announce_pending(Job *job)
-{
-    if (job->status == JOB_PENDING) {
-        return;
-    }
-    job_unpause(job);
-    job_set_status(job, JOB_WAITING);
-    job_set_status(job, JOB_PENDING);
-    if (!job->auto_finalize && job->drv->block_job) {
-        send_pending(job);
-    }
-}
-
-int job_commit_point(Job *job)
-{
-    MUTEX_GUARD(&job_mutex);
-
-    if (job->cancelled) {
-        return -ECANCELED;
-    }
-    announce_pending(job);
-    job->committed = true;
-    return 0;
-}
-
-/* A cancelled job was cancelled, whatever else happened meanwhile. */
-static void job_fail(Job *job, int ret, const char *message)
-{
-    MUTEX_GUARD(&job_mutex);
-
-    if (job->cancelled) {
-        job->ret = -ECANCELED;
-        g_free(job->error);
-        job->error = g_strdup("Operation canceled");
-    } else if (job->ret == 0) {
-        job->ret = ret;
-        job->error = g_strdup(message ? message : g_strerror(-ret));
-    }
-    job_unpause(job);
-    job_set_status(job, JOB_ABORTING);
-}
-
-static int job_prepare(Job *job)
-{
-    g_autoptr(GError) err = NULL;
-    int ret = job->drv->prepare ? job->drv->prepare(job, &err) : 0;
-
-    if (ret == 0 && !job->committed) {
-        ret = job_commit_point(job);
-    }
-    if (ret < 0) {
-        job_fail(job, ret, err ? err->message : NULL);
-    }
-    return ret;
-}
-
-static void job_conclude(Job *job)
-{
-    MUTEX_GUARD(&job_mutex);
-
-    job->busy = false;
-    if (job->cancelled) {
-        send_block_event(job, "BLOCK_JOB_CANCELLED", NULL);
-    } else {
-        send_block_event(job, "BLOCK_JOB_COMPLETED", job->error);
-    }
-    job_set_status(job, JOB_CONCLUDED);
-    if (job->auto_dismiss) {
-        job_dismiss(job);
-    }
-}
-
-/* Once; false: the job goes on. */
-static bool job_end(Conclusion *c)
-{
-    const JobDriver *drv = c->job->drv;
-    void (*end)(Job *);
-
-    if (c->ret == 0) {
-        c->ret = job_prepare(c->job);
-    }
-    if (c->ret == JOB_AGAIN) {
-        return false;
-    }
-    end = c->ret == 0 ? drv->commit : drv->abort;
-    if (end) {
-        end(c->job);
-    }
-    c->ended = true;
-    return true;
-}
-
-/* Management thread; again while c->retry_us tells so */
-static void conclude(void *opaque)
-{
-    Conclusion *c = opaque;
-    Job *job = c->job;
-
-    if (c->ended || job_end(c)) {
-        c->retry_us = job->drv->let_go ? job->drv->let_go(job) : 0;
-        if (c->retry_us == 0) {
-            job_clean(job);
-            job_conclude(job);
-        }
-    }
-    MUTEX_GUARD(&job_mutex);
-    c->done = true;
-    cond_broadcast(&job->changed);
-}
-
-bool job_may_finalize(Job *job)
-{
-    MUTEX_GUARD(&job_mutex);
-
-    if (job->auto_finalize) {
-        return true;
-    }
-    announce_pending(job);
-    return job->finalize_requested;
-}
-
-/* For jobs that have nothing more to do. 0 or -ECANCELED */
-static int wait_for_finalize(Job *job)
-{
-    if (!job_may_finalize(job)) {
-        MUTEX_GUARD(&job_mutex);
-
-        while (!job->finalize_requested && !job->cancelled) {
-            cond_wait(&job->changed, &job_mutex);
-        }
-    }
-    return job_is_cancelled(job) ? -ECANCELED : 0;
-}
-
-static int conclude_and_wait(Job *job, int ret)
-{
-    Conclusion c = { .job = job, .ret = ret };
-
-    do {
-        c.done = false;
-        management_queue(conclude, &c);
-        MUTEX_GUARD(&job_mutex);
-        while (!c.done) {
-            cond_wait(&job->changed, &job_mutex);
-        }
-        while (c.retry_us && !job->hurry &&
-               cond_wait_until(&job->changed, &job_mutex, c.retry_us)) {
-        }
-    } while (c.retry_us);
-    return c.ret;
-}
-
-/* The same for a job without a thread, which the management thread is then */
-static void conclude_alone(void *opaque)
-{
-    Conclusion *c = opaque;
-
-    conclude(c);
-    if (c->retry_us) {
-        management_queue(conclude_alone, c);
-        return;
-    }
-    MUTEX_GUARD(&job_mutex);
-    job_unref(c->job);
-    g_free(c);
-}
-
-/* Management thread: the coordinator has nothing left to do. */
-static void join_coordinator(void *opaque)
-{
-    Job *job = opaque;
-
-    pthread_join(job->thread, NULL);
-    MUTEX_GUARD(&job_mutex);
-    job_threads--;
-    cond_broadcast(&job_any_changed);
-    job_unref(job);
-}
-
-static void *coordinator(void *opaque)
-{
-    Job *job = opaque;
-    int ret;
-
-    pthread_setname_np(pthread_self(), "job");
-    do {
-        ret = job_pause_point(job);
-        if (ret == 0) {
-            ret = job->drv->run(job);
-        }
-        if (ret == 0) {
-            ret = wait_for_finalize(job);
-        }
-        if (ret < 0) {
-            job_fail(job, ret, NULL);
-        }
-        ret = conclude_and_wait(job, ret);
-    } while (ret == JOB_AGAIN);
-    management_queue(join_coordinator, job);
-    return NULL;
-}
-
-void job_start(Job *job)
-{
-    int r;
-
-    mutex_lock(&job_mutex);
-    job_set_status(job, JOB_RUNNING);
-    r = pthread_create(&job->thread, NULL, coordinator, job);
-    if (r == 0) {
-        job_threads++;
-    }
-    mutex_unlock(&job_mutex);
-    if (r != 0) {
-        Conclusion *c = g_new0(Conclusion, 1);
-
-        c->job = job;
-        c->ret = -r;
-        job_fail(job, -r, "Could not start a thread");
-        conclude_alone(c);
     }
 }
 
@@ -516,7 +279,7 @@ void job_set_ready(Job *job)
     MUTEX_GUARD(&job_mutex);
 
     job_set_status(job, JOB_READY);
-    send_block_event(job, "BLOCK_JOB_READY", NULL);
+    job_send_event(job, "BLOCK_JOB_READY", NULL);
 }
 
 int64_t job_progress_total(const Job *job)

@@ -8,7 +8,7 @@
 int64_t transaction_drain_us = 10 * G_USEC_PER_SEC;
 
 typedef struct Transaction {
-    bool grouped;
+    JobTxn *txn; /* NULL: not grouped */
     int64_t deadline_us;
     GPtrArray *drained; /* nodes, each with a reference and a drain */
 } Transaction;
@@ -24,6 +24,11 @@ struct TransactionAction {
 void *transaction_opaque(TransactionAction *a)
 {
     return a->opaque;
+}
+
+JobTxn *transaction_job_txn(TransactionAction *a)
+{
+    return a->tran->txn;
 }
 
 bool transaction_drain(TransactionAction *a, BlockDriverState *bs,
@@ -42,7 +47,7 @@ bool transaction_drain(TransactionAction *a, BlockDriverState *bs,
 
 static bool prepare(TransactionAction *a, JsonObject *data, GError **errp)
 {
-    if (a->tran->grouped && !a->drv->grouped) {
+    if (a->tran->txn && !a->drv->grouped) {
         error_setg(errp,
                    "Action '%s' does not support Transaction property "
                    "completion-mode = grouped",
@@ -95,7 +100,7 @@ bool transaction_run(const TransactionStep *steps, size_t n, bool grouped,
     g_autofree TransactionAction *actions = g_new0(TransactionAction, n);
     g_autoptr(GPtrArray) drained = g_ptr_array_new();
     Transaction tran = {
-        .grouped = grouped,
+        .txn = grouped ? job_txn_new() : NULL,
         .deadline_us = g_get_monotonic_time() + transaction_drain_us,
         .drained = drained,
     };
@@ -110,6 +115,7 @@ bool transaction_run(const TransactionStep *steps, size_t n, bool grouped,
     }
     finish(actions, begun, prepared);
     undrain(drained);
+    job_txn_unref(tran.txn);
     return ok;
 }
 

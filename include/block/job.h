@@ -117,12 +117,19 @@ typedef struct JobDriver {
 } JobDriver;
 
 /*
- * Jobs that end together: none of them takes its last step before all are ready to,
- * and if one fails or is cancelled, all are.
+ * Jobs that end together. Those whose work is done are WAITING for the others. Then
+ * all are PENDING, until job-finalize of any of them if one is not told to finalize
+ * by itself; all are prepared, and then all committed. If one fails or is cancelled
+ * before, all others are cancelled, and abort() is called of all, prepared or not.
+ *
+ * Their drivers call neither job_may_finalize() nor job_commit_point().
  */
 typedef struct JobTxn JobTxn;
 
-/* Management thread. Jobs of it have references of their own. */
+/*
+ * Any thread; the caller's reference. Jobs have references of their own. All are
+ * created before the first of them is started.
+ */
 JobTxn *job_txn_new(void);
 void job_txn_unref(JobTxn *txn);
 
