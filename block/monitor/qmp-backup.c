@@ -88,6 +88,7 @@ static bool backup_prepare(TransactionAction *a, JsonObject *data,
     BlockDriverState *bs;
 
     backup_options(data, &options);
+    options.job.txn = transaction_job_txn(a);
     bs = bdrv_find_node(options.device, errp);
     if (!bs) {
         return false;
