@@ -222,6 +222,9 @@ static bool must_bounce(BlockDriverState *bs, int64_t offset, int64_t bytes,
 static int any_rw(BlockDriverState *bs, bool is_write, int64_t offset,
                   int64_t bytes, const struct iovec *iov, int niov, int flags)
 {
+    if (flags & BDRV_REQ_WRITE_COMPRESSED) {
+        return driver_rw_piece(bs, is_write, offset, bytes, iov, niov, flags);
+    }
     if (must_bounce(bs, offset, bytes, iov, niov)) {
         return bounce_rw(bs, is_write, offset, bytes, iov, niov, flags);
     }
@@ -330,7 +333,17 @@ static int write_detected_zeroes(BlockDriverState *bs, int64_t offset,
         flags |= BDRV_REQ_MAY_UNMAP;
     }
     /* No slower than a write, even where zeroes have to be written. */
-    return bdrv_pwrite_zeroes(bs, offset, bytes, flags);
+    return bdrv_pwrite_zeroes(bs, offset, bytes,
+                              flags & ~BDRV_REQ_WRITE_COMPRESSED);
+}
+
+bool bdrv_can_compress(BlockDriverState *bs)
+{
+    while ((bs->drv->supported_write_flags & BDRV_REQ_WRITE_COMPRESSED) &&
+           bs->drv->kind == BLOCK_DRIVER_FILTER) {
+        bs = bs->file->bs;
+    }
+    return bs->drv->supported_write_flags & BDRV_REQ_WRITE_COMPRESSED;
 }
 
 int bdrv_pwritev(BlockDriverState *bs, int64_t offset, int64_t bytes,
@@ -339,6 +352,9 @@ int bdrv_pwritev(BlockDriverState *bs, int64_t offset, int64_t bytes,
     RangeHold hold;
     int ret;
 
+    if ((flags & BDRV_REQ_WRITE_COMPRESSED) && !bdrv_can_compress(bs)) {
+        return bdrv_is_read_only(bs) ? -EPERM : -ENOTSUP;
+    }
     ret = write_detected_zeroes(bs, offset, bytes, iov, niov, flags);
     if (ret != -ENOTSUP) {
         return ret;

@@ -104,6 +104,7 @@ int qcow2_refcounts_open(Qcow2State *s, GError **errp)
         s->freed = g_array_new(FALSE, FALSE, sizeof(Qcow2Range));
     }
     s->free_hint = s->run_hint = 0;
+    s->pack_offset = 0;
     return 0;
 }
 
@@ -156,6 +157,9 @@ static void became_free(Qcow2State *s, uint64_t cluster)
 
     s->free_hint = MIN(s->free_hint, cluster);
     s->run_hint = MIN(s->run_hint, cluster);
+    if (qcow2_cluster_index(s, s->pack_offset) == cluster) {
+        s->pack_offset = 0;
+    }
     /* Nothing that is in memory may be written over what comes there next. */
     if (s->l2_cache && offset) {
         qcow2_cache_drop(s->l2_cache, offset);

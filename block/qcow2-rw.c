@@ -168,8 +168,12 @@ int qcow2_pwritev(BlockDriverState *bs, int64_t offset, int64_t bytes,
     Qcow2Slice slice;
     RangeHold hold;
     int64_t done;
-    int ret = qcow2_may_write(s, offset + bytes);
+    int ret;
 
+    if (flags & BDRV_REQ_WRITE_COMPRESSED) {
+        return qcow2_pwritev_compressed(s, offset, bytes, iov, niov);
+    }
+    ret = qcow2_may_write(s, offset + bytes);
     if (ret == 0 && bytes > 0) {
         ret = qcow2_hold(s, &hold, offset, bytes, false);
     }

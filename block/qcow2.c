@@ -389,6 +389,7 @@ const BlockDriver bdrv_qcow2 = {
     .kind = BLOCK_DRIVER_FORMAT,
     .instance_size = sizeof(Qcow2State),
     .supports_backing = true,
+    .supported_write_flags = BDRV_REQ_WRITE_COMPRESSED,
     .options = &qcow2_options_type,
     .open = qcow2_open,
     .close = qcow2_close,

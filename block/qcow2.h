@@ -130,9 +130,12 @@ typedef struct Qcow2State {
     uint64_t reftable_offset;
     uint32_t reftable_entries; /* of whole clusters */
     Qcow2Cache *refblock_cache;
-    uint64_t free_hint;   /* the first cluster that may be free, an index */
-    uint64_t run_hint;    /* the same for several in a row: a guess */
-    GArray *freed;        /* of Qcow2Range; rule 3 */
+    uint64_t free_hint; /* the first cluster that may be free, an index */
+    uint64_t run_hint;  /* the same for several in a row: a guess */
+    uint64_t
+        pack_offset; /* where the next compressed cluster may begin, in one that
+                             is in use; 0: nowhere; qcow2-compress.c */
+    GArray *freed;   /* of Qcow2Range; rule 3 */
     uint64_t freed_bytes; /* of it */
     bool data_unflushed;  /* something was written that rule 2 is about, and the
                              file was not flushed since */
@@ -378,6 +381,17 @@ bool qcow2_compressed_range(const Qcow2State *s, uint64_t l2_entry,
                             uint64_t *offset, uint64_t *bytes);
 /* The whole cluster into @buf (cluster_size bytes). s->lock not held; the range is. */
 int qcow2_read_compressed(Qcow2State *s, uint64_t l2_entry, uint8_t *buf);
+
+/* ---- qcow2-compress.c ------------------------------------------------------ */
+
+/*
+ * BDRV_REQ_WRITE_COMPRESSED: whole clusters, or up to the end of the disk (-EINVAL
+ * otherwise), any vector. What has a place in the file already is -EIO, unless it
+ * cannot be compressed: that is written as any other data. If one of several clusters
+ * fails, those before it are written.
+ */
+int qcow2_pwritev_compressed(Qcow2State *s, int64_t offset, int64_t bytes,
+                             const struct iovec *iov, int niov);
 
 /* ---- qcow2-map.c: L1 and L2 ------------------------------------------------- */
 

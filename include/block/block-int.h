@@ -115,7 +115,9 @@ struct BlockDriver {
     bool supports_backing;
 
     /* BDRV_REQ_FUA if pwritev (pwrite_zeroes) does it; otherwise a flush
-     * follows. MAY_UNMAP and NO_FALLBACK need no mention. */
+     * follows. BDRV_REQ_WRITE_COMPRESSED if pwritev does that, or filters pass it
+     * on: what has it is neither split nor bounced, whatever the limits say.
+     * MAY_UNMAP and NO_FALLBACK need no mention. */
     int supported_write_flags, supported_zero_flags;
 
     /* Its members of BlockdevOptions, an OBJECT; NULL: none. A child is a

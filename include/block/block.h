@@ -48,8 +48,9 @@ enum {
     BDRV_REQ_NO_FALLBACK = 0x4, /* write zeroes: -ENOTSUP if not fast */
     BDRV_REQ_CUT = 0x8,         /* read: comes after BDRV_WANT_READ */
     /*
-     * Write: in whole clusters of the image (or up to its end), which hold nothing
-     * yet, and are to be compressed. -ENOTSUP by drivers that cannot.
+     * Write: in whole clusters of the image (or up to its end; -EINVAL otherwise),
+     * which hold nothing yet (-EIO), and are to be compressed. -ENOTSUP by drivers
+     * that cannot (bdrv_can_compress()).
      */
     BDRV_REQ_WRITE_COMPRESSED = 0x10,
 };
@@ -144,6 +145,9 @@ void bdrv_unref_later(BlockDriverState *bs);
 const char *bdrv_node_name(BlockDriverState *bs);
 const char *bdrv_driver_name(BlockDriverState *bs);
 bool bdrv_is_read_only(BlockDriverState *bs);
+/* Are there compressed writes, of this node or what it is a filter of? Inside a
+ * gate or the graph mutex */
+bool bdrv_can_compress(BlockDriverState *bs);
 /* Exact bytes, at most BDRV_MAX_LENGTH, or -errno */
 int64_t bdrv_getlength(BlockDriverState *bs);
 /*
