@@ -14,6 +14,7 @@
 
 #include "util/error.h"
 #include "util/fdset.h"
+#include "util/socket-int.h"
 
 struct SocketListener {
     GArray *fds; /* of int */
@@ -107,21 +108,30 @@ static bool remove_stale(const struct sockaddr_un *un, GError **errp)
     return true;
 }
 
+bool socket_unix_address(const char *path, struct sockaddr_un *un,
+                         GError **errp)
+{
+    if (!path[0] || strlen(path) >= sizeof(un->sun_path)) {
+        error_setg(errp, "UNIX socket path '%s' is too %s", path,
+                   path[0] ? "long" : "short");
+        return false;
+    }
+    *un = (struct sockaddr_un){ .sun_family = AF_UNIX };
+    strcpy(un->sun_path, path);
+    return true;
+}
+
 static SocketListener *listen_unix(JsonObject *addr, mode_t mode, GError **errp)
 {
     g_autoptr(SocketListener) listener = listener_alloc();
     const char *path = schema_get_str(addr, "path", NULL);
-    struct sockaddr_un un = { .sun_family = AF_UNIX };
+    struct sockaddr_un un;
     struct stat st;
     int fd;
 
-    if (!path[0] || strlen(path) >= sizeof(un.sun_path)) {
-        error_setg(errp, "UNIX socket path '%s' is too %s", path,
-                   path[0] ? "long" : "short");
+    if (!socket_unix_address(path, &un, errp)) {
         return NULL;
     }
-    strcpy(un.sun_path, path);
-
     fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0) {
         error_setg_errno(errp, errno, "Failed to create Unix socket");
@@ -155,39 +165,6 @@ static SocketListener *listen_unix(JsonObject *addr, mode_t mode, GError **errp)
 }
 
 /* ---- inet --------------------------------------------------------------- */
-
-/* PF_INET, PF_INET6 or PF_UNSPEC, as ipv4 and ipv6 say; -1 and @errp */
-static int inet_family(JsonObject *addr, GError **errp)
-{
-    bool has4 = schema_has(addr, "ipv4"), has6 = schema_has(addr, "ipv6");
-    bool ipv4 = schema_get_bool(addr, "ipv4", false);
-    bool ipv6 = schema_get_bool(addr, "ipv6", false);
-
-    if (has4 && has6 && !ipv4 && !ipv6) {
-        error_setg(errp, "Cannot disable IPv4 and IPv6 at same time");
-        return -1;
-    }
-    if ((ipv6 && !ipv4) || (has4 && !ipv4)) {
-        return PF_INET6;
-    }
-    if ((ipv4 && !ipv6) || (has6 && !ipv6)) {
-        return PF_INET;
-    }
-    return PF_UNSPEC;
-}
-
-/* The resolver lets numbers wrap around; names are its business. */
-static bool check_service(const char *service, GError **errp)
-{
-    guint64 port;
-
-    if (service[0] && service[strspn(service, "0123456789")] == 0 &&
-        !g_ascii_string_to_unsigned(service, 10, 0, G_MAXUINT16, &port, NULL)) {
-        error_setg(errp, "Port '%s' is not between 0 and 65535", service);
-        return false;
-    }
-    return true;
-}
 
 static void set_port(struct addrinfo *ai, uint16_t port)
 {
@@ -271,21 +248,13 @@ static SocketListener *listen_inet(JsonObject *addr, GError **errp)
     g_autoptr(SocketListener) listener = listener_alloc();
     const char *host = schema_get_str(addr, "host", "");
     const char *service = schema_get_str(addr, "port", "");
-    struct addrinfo hints = { .ai_flags = AI_PASSIVE,
-                              .ai_socktype = SOCK_STREAM };
     struct addrinfo *list;
     struct sockaddr_storage ss = { 0 };
     int64_t to;
     int ret, port;
 
-    hints.ai_family = inet_family(addr, errp);
-    if (hints.ai_family < 0 || !check_service(service, errp)) {
-        return NULL;
-    }
-    ret = getaddrinfo(host[0] ? host : NULL, service, &hints, &list);
-    if (ret != 0) {
-        error_setg(errp, "address resolution failed for %s:%s: %s", host,
-                   service, gai_strerror(ret));
+    list = socket_resolve(addr, true, errp);
+    if (!list) {
         return NULL;
     }
     memcpy(&ss, list->ai_addr, MIN(list->ai_addrlen, sizeof(ss)));
@@ -412,8 +381,8 @@ static const SchemaType unix_type = {
     .members =
         (const SchemaMember[]){
             { "path", &schema_str,
-              .doc = "Where the socket file is. One that is left over from an "
-                     "earlier run is replaced." },
+              .doc = "Where the socket file is. A server replaces one that is "
+                     "left over from an earlier run." },
             { NULL } },
 };
 
@@ -441,7 +410,8 @@ static const SchemaType inet_type = {
 static const SchemaType fd_type = {
     .name = "String",
     .kind = SCHEMA_OBJECT,
-    .doc = "A listening socket that somebody else has opened.",
+    .doc = "A socket that somebody else has opened: one to listen at, or for a "
+           "client, one that is connected.",
     .members =
         (const SchemaMember[]){
             { "str", &schema_str,

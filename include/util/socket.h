@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Addresses of stream sockets as QMP describes them, and listening there.
+ * Addresses of stream sockets as QMP describes them, listening there, and
+ * connecting to who listens.
  */
 #ifndef UTIL_SOCKET_H
 #define UTIL_SOCKET_H
@@ -39,5 +40,19 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(SocketListener, socket_listener_free)
 /* The listening sockets: non-blocking, close-on-exec. */
 guint socket_listener_count(const SocketListener *listener);
 int socket_listener_fd(const SocketListener *listener, guint i);
+
+/*
+ * Connect to who listens at @addr, checked against socket_address_type: a socket
+ * that is non-blocking and close-on-exec. Tries all addresses that a name stands
+ * for, until one works or @deadline_us (monotonic microseconds) has passed, or
+ * @stop_fd becomes readable. The resolution of a name may take longer. One that
+ * was passed (type fd) is the caller's then; it can be had once. Any thread. -1
+ * and @errp on error.
+ */
+int socket_connect(JsonObject *addr, int64_t deadline_us, int stop_fd,
+                   GError **errp);
+/* As messages name it: "HOST:PORT", or a path, or a descriptor's name. To be
+ * freed. */
+char *socket_address_text(JsonObject *addr);
 
 #endif
