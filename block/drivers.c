@@ -11,6 +11,7 @@
 #define BDRV_DRIVERS(D)                                                        \
     D(bdrv_file, "file")                                                       \
     D(bdrv_host_device, "host_device")                                         \
+    D(bdrv_nbd, "nbd")                                                         \
     D(bdrv_null_co, "null-co")                                                 \
     D(bdrv_qcow2, "qcow2")                                                     \
     D(bdrv_raw, "raw")                                                         \

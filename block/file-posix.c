@@ -317,26 +317,6 @@ int64_t file_getlength(BlockDriverState *bs)
     return file_end(s);
 }
 
-/*
- * Make an answer end at a multiple of request_alignment, or with the disk: data
- * may grow for that, zeroes must not.
- */
-static BlockState align_answer(BlockDriverState *bs, BlockState state,
-                               int64_t offset, int64_t end, int64_t *pnum)
-{
-    int64_t excess = *pnum % bs->limits.request_alignment;
-
-    if (excess == 0 || offset + *pnum >= end) {
-        return state;
-    }
-    *pnum -= excess;
-    if (state == BLOCK_STATE_DATA || *pnum == 0) {
-        *pnum = MIN(*pnum + bs->limits.request_alignment, end - offset);
-        return BLOCK_STATE_DATA;
-    }
-    return state;
-}
-
 int file_block_status(BlockDriverState *bs, unsigned want, int64_t offset,
                       int64_t bytes, int64_t *pnum, int64_t *map,
                       BlockDriverState **file)
@@ -373,7 +353,7 @@ int file_block_status(BlockDriverState *bs, unsigned want, int64_t offset,
     if (state < 0) {
         return state;
     }
-    state = align_answer(bs, state, offset, end, pnum);
+    state = status_align_answer(bs, state, offset, end, pnum);
     flags |= probed ? BDRV_BLOCK_PROBED : 0;
     return flags |
            (state == BLOCK_STATE_ZERO ? BDRV_BLOCK_ZERO : BDRV_BLOCK_DATA);

@@ -232,3 +232,19 @@ bool status_read_cut(const StatusReader *r, int64_t offset, int64_t bytes,
     status_cache_account_cut(r->cache, *pnum);
     return true;
 }
+
+BlockState status_align_answer(BlockDriverState *bs, BlockState state,
+                               int64_t offset, int64_t end, int64_t *pnum)
+{
+    int64_t excess = *pnum % bs->limits.request_alignment;
+
+    if (excess == 0 || offset + *pnum >= end) {
+        return state;
+    }
+    *pnum -= excess;
+    if (state == BLOCK_STATE_DATA || *pnum == 0) {
+        *pnum = MIN(*pnum + bs->limits.request_alignment, end - offset);
+        return BLOCK_STATE_DATA;
+    }
+    return state;
+}

@@ -371,15 +371,35 @@ static const SchemaType stats_specific_file_type = {
         },
 };
 
+static const SchemaType stats_specific_nbd_type = {
+    .name = "BlockStatsSpecificNbd",
+    .kind = SCHEMA_OBJECT,
+    .doc = "What the driver \"nbd\" counts.",
+    .members =
+        (const SchemaMember[]){
+            { "status-cache", &block_status_cache_stats_type,
+              .doc = "The status cache. Its probes are questions to the "
+                     "server." },
+            { NULL },
+        },
+};
+
 static bool stats_branch(size_t n, const char **tag, const SchemaType **type)
 {
-    static const char *const drivers[] = { "file", "host_device" };
+    static const struct {
+        const char *driver;
+        const SchemaType *type;
+    } drivers[] = {
+        { "file", &stats_specific_file_type },
+        { "host_device", &stats_specific_file_type },
+        { "nbd", &stats_specific_nbd_type },
+    };
 
     if (n >= G_N_ELEMENTS(drivers)) {
         return false;
     }
-    *tag = drivers[n];
-    *type = &stats_specific_file_type;
+    *tag = drivers[n].driver;
+    *type = drivers[n].type;
     return true;
 }
 

@@ -43,4 +43,11 @@ int status_read(StatusReader *r, BlockDriverState *bs, int64_t offset,
 bool status_read_cut(const StatusReader *r, int64_t offset, int64_t bytes,
                      int64_t *pnum);
 
+/*
+ * Make an answer about the disk, which ends at @end, end at a multiple of
+ * request_alignment, or with the disk: data may grow for that, zeroes must not.
+ */
+BlockState status_align_answer(BlockDriverState *bs, BlockState state,
+                               int64_t offset, int64_t end, int64_t *pnum);
+
 #endif

@@ -138,7 +138,7 @@ BREAKS = [
      'shared & ~BLK_PERM_RESIZE', 'shared'),
     (FILE, '6-rough', 'rough questions are not answered from what is known',
      'if (!(want & BDRV_WANT_ZERO))', 'if (0)'),
-    (FILE, 'status-align', 'answers end where requests may begin',
+    (READ, 'status-align', 'answers end where requests may begin',
      'if (excess == 0 ||', 'if (excess >= 0 ||'),
     (FILE, 'regular', 'what is no regular file is not even opened',
      '''        if (!check_type(kind, filename, st, errp)) {

@@ -1,0 +1,192 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Disks that other NBD servers have are nodes as others are."""
+
+import random
+import unittest
+
+import iotests
+import nbd
+from iotests import DAEMON, STOCK_DAEMON, KiB, MiB, QMPError, path
+from nbd_server import NbdDaemon, Nbdkit, QemuNbd, QemuStorageDaemon
+
+SIZE = 16 * MiB
+
+
+def make_image(name="image", size=SIZE):
+    with open(path(name), "wb") as file:
+        file.truncate(size)
+    return path(name)
+
+
+def servers():
+    """Each kind, with an empty disk of SIZE bytes, all that writes"""
+    yield "qemu-nbd", lambda: QemuNbd(make_image())
+    yield "qemu-storage-daemon", lambda: QemuStorageDaemon(make_image())
+    yield "ours", lambda: QemuStorageDaemon(make_image(), program=DAEMON)
+    yield "nbdkit", lambda: Nbdkit(f"memory {SIZE}")
+    yield "small", lambda: Nbdkit(
+        f"--filter=blocksize-policy memory {SIZE} blocksize-minimum=1 "
+        "blocksize-preferred=4K blocksize-maximum=64K "
+        "blocksize-error-policy=error")
+    yield "blocks", lambda: Nbdkit(
+        f"--filter=blocksize-policy memory {SIZE} blocksize-minimum=4K "
+        "blocksize-preferred=64K blocksize-maximum=1M "
+        "blocksize-error-policy=error")
+    yield "late", lambda: Nbdkit(
+        f"--filter=delay memory {SIZE} rdelay=2ms wdelay=2ms")
+    yield "poor", lambda: Nbdkit(
+        f"--filter=nozero --filter=fua memory {SIZE} fuamode=emulate")
+
+
+class Model:
+    """What a disk is to hold"""
+
+    def __init__(self, client):
+        self.client = client
+        self.data = bytearray(SIZE)
+
+    def write(self, offset, data, flags=0):
+        self.client.pwrite(offset, data, flags)
+        self.data[offset:offset + len(data)] = data
+
+    def zero(self, offset, length, flags=0):
+        self.client.write_zeroes(offset, length, flags)
+        self.data[offset:offset + length] = bytes(length)
+
+    def trim(self, offset, length):
+        """Nobody knows what is there then, so it is written."""
+        self.client.trim(offset, length)
+        self.write(offset, b"t" * length)
+
+
+def change_much(client, seed):
+    """Requests of all kinds, alignments and sizes; returns the contents"""
+    chance = random.Random(seed)
+    model = Model(client)
+    for number in range(200):
+        length = chance.choice((1, 511, 4 * KiB, 64 * KiB, MiB + 1, 3 * MiB))
+        offset = chance.randrange(SIZE - length)
+        if chance.random() < 0.5:
+            offset -= offset % (4 * KiB)
+        fill = bytes([number % 255 + 1]) * length
+        kind = chance.randrange(6)
+        if kind < 3:
+            model.write(offset, fill, nbd.CMD_FLAG_FUA if kind == 0 else 0)
+        elif kind == 3:
+            model.zero(offset, length,
+                       chance.choice((0, nbd.CMD_FLAG_NO_HOLE)))
+        elif kind == 4:
+            model.trim(offset, length)
+        else:
+            client.flush()
+    return bytes(model.data)
+
+
+def read_all(client):
+    step = 64 * KiB
+    return b"".join(client.pread(offset, step)
+                    for offset in range(0, SIZE, step))
+
+
+class NbdClientWorks(unittest.TestCase):
+
+    def test_requests(self):
+        """What is written through a node is read through it, and is what the
+        server has"""
+        for number, (name, make) in enumerate(servers()):
+            for mode in "data-only", "on":
+                with self.subTest(name, mode=mode), make() as server:
+                    with NbdDaemon(server, status_cache=mode) as daemon, \
+                            daemon.connect() as client:
+                        expected = change_much(client, number)
+                        self.assertEqual(read_all(client), expected)
+                        with server.connect() as other:
+                            self.assertEqual(read_all(other), expected)
+                    with server.connect() as other:
+                        self.assertEqual(read_all(other), expected)
+
+    def test_size(self):
+        """Also one that is no multiple of anything"""
+        for size in 1, 1000, SIZE + 511:
+            with self.subTest(size=size), \
+                    Nbdkit(f"memory {size}") as server, \
+                    NbdDaemon(server) as daemon, daemon.connect() as client:
+                self.assertEqual(client.size, size)
+                client.pwrite(0, b"x" * min(size, MiB))
+                client.pwrite(size - 1, b"y")
+                self.assertEqual(client.pread(size - 1, 1), b"y")
+                with server.connect() as other:
+                    self.assertEqual(other.pread(size - 1, 1), b"y")
+                with self.assertRaisesRegex(QMPError, "Cannot grow NBD nodes"):
+                    daemon.cmd("block_resize", node_name="n", size=2 * size)
+
+
+class AsStock(unittest.TestCase):
+    """Options, names and refusals"""
+
+    def answers(self, program, server, cases):
+        with iotests.Daemon(program=program) as daemon:
+            for case in cases:
+                options = {name.replace("_", "-"): value
+                           for name, value in case.items()}
+                try:
+                    daemon.cmd("blockdev-add", driver="nbd", node_name="n",
+                               **options)
+                except QMPError as error:
+                    yield str(error)
+                    continue
+                (node,) = daemon.cmd("query-named-block-nodes")
+                daemon.cmd("blockdev-del", node_name="n")
+                yield {key: node[key] for key in ("drv", "file", "ro")} | {
+                    key: node["image"][key]
+                    for key in ("filename", "format", "virtual-size")}
+
+    def test_names(self):
+        """The same as stock's"""
+        unix = {"type": "unix", "path": path("server")}
+        for options in (), ("-r",):
+            with QemuNbd(make_image(), *options, export="a b") as server:
+                unix = server.address
+                cases = [
+                    {"server": unix, "export": "a b", "read_only": True},
+                    {"server": unix, "export": "a b", "auto_read_only": True},
+                    {"server": unix, "export": "a b", "read_only": True,
+                     "reconnect_delay": 3, "open_timeout": 1},
+                    {"server": {"type": "unix", "path": "/nowhere"}},
+                    {"server": {"type": "inet", "host": "127.0.0.1",
+                                "port": "1"}},
+                    {"export": "a b"},
+                    {"server": unix, "export": "a b", "path": "/x"},
+                ]
+                ours = list(self.answers(DAEMON, server, cases))
+                stock = list(self.answers(STOCK_DAEMON, server, cases))
+                self.assertEqual(ours, stock)
+
+    def test_refusals(self):
+        with QemuNbd(make_image(), "-r", export="disk") as server, \
+                iotests.Daemon() as daemon:
+            for options, message in (
+                    ({}, "write permission"),
+                    ({"export": "other", "read-only": True},
+                     "Requested export not available: 'other'"),
+                    ({"export": "x" * 5000}, "export name too long"),
+                    ({"x-dirty-bitmap": "qemu:dirty-bitmap:b",
+                      "read-only": True},
+                     "requested x-dirty-bitmap qemu:dirty-bitmap:b not found"),
+                    ({"tls-creds": "t"}, "'tls-creds' is unexpected"),
+                    ({"server": {"type": "vsock", "cid": "1", "port": "1"}},
+                     "'server.type' does not accept value 'vsock'"),
+                    ({"server": {"type": "fd", "str": "none"}},
+                     "'none' has not been found"),
+                    ({"reconnect-delay": -1}, "'reconnect-delay'")):
+                with self.subTest(message), \
+                        self.assertRaisesRegex(QMPError, message):
+                    daemon.cmd("blockdev-add", **{
+                        "driver": "nbd", "node-name": "n",
+                        "server": server.address, "export": "disk", **options})
+            self.assertEqual(daemon.cmd("query-named-block-nodes"), [])
+
+
+if __name__ == "__main__":
+    iotests.main()
