@@ -197,12 +197,42 @@ void bdrv_clear_dirty_bitmap(BdrvDirtyBitmap *bitmap, SparseBitmap **backup)
     sparse_bitmap_free(old);
 }
 
+/* Are disks of these lengths of the same size? */
+static bool same_size(int64_t dest, int64_t src, GError **errp)
+{
+    const uint64_t sector = 512;
+    uint64_t dest_size = ((uint64_t)dest + sector - 1) / sector * sector;
+    uint64_t src_size = ((uint64_t)src + sector - 1) / sector * sector;
+
+    if (dest_size == src_size) {
+        return true;
+    }
+    error_setg(
+        errp,
+        "Bitmaps are of different sizes (destination size is %" G_GUINT64_FORMAT
+        ", source size is %" G_GUINT64_FORMAT ") and can't be merged",
+        dest_size, src_size);
+    return false;
+}
+
+static int64_t length_of(BdrvDirtyBitmap *bitmap)
+{
+    MUTEX_GUARD(&bitmap->lock);
+    return bitmap->length;
+}
+
+bool bdrv_can_merge_dirty_bitmap(BdrvDirtyBitmap *dest, BdrvDirtyBitmap *src,
+                                 GError **errp)
+{
+    return same_size(length_of(dest), length_of(src), errp);
+}
+
 bool bdrv_merge_dirty_bitmap(BdrvDirtyBitmap *dest, BdrvDirtyBitmap *src,
                              SparseBitmap **backup, GError **errp)
 {
     g_autoptr(SparseBitmap) bits = NULL;
     SparseBitmapGarbage *garbage;
-    int64_t src_length, dest_length;
+    int64_t src_length;
 
     mutex_lock(&src->lock);
     bits = sparse_bitmap_copy(src->bits);
@@ -210,14 +240,8 @@ bool bdrv_merge_dirty_bitmap(BdrvDirtyBitmap *dest, BdrvDirtyBitmap *src,
     mutex_unlock(&src->lock);
 
     mutex_lock(&dest->lock);
-    dest_length = dest->length;
-    if (dest_length != src_length) {
+    if (!same_size(dest->length, src_length, errp)) {
         mutex_unlock(&dest->lock);
-        error_setg(errp,
-                   "Bitmaps are of different sizes (destination size is "
-                   "%" G_GINT64_FORMAT ", source size is %" G_GINT64_FORMAT
-                   ") and can't be merged",
-                   dest_length, src_length);
         return false;
     }
     if (backup) {

@@ -45,24 +45,25 @@ static void dirty_bitmap_free(BdrvDirtyBitmap *bitmap)
     g_free(bitmap);
 }
 
-static bool check_parameters(uint32_t granularity, const char *name,
-                             GError **errp)
+bool bdrv_check_bitmap_granularity(uint32_t granularity, GError **errp)
 {
     if (granularity < MIN_GRANULARITY || granularity > MAX_GRANULARITY ||
         (granularity & (granularity - 1)) != 0) {
-        error_setg(errp,
-                   "Granularity must be a power of 2 from 512 to 2147483648,"
-                   " not %" G_GUINT32_FORMAT,
-                   granularity);
+        error_setg(errp, "Granularity must be power of 2 and at least %d",
+                   MIN_GRANULARITY);
         return false;
     }
+    return true;
+}
+
+static bool check_name(const char *name, GError **errp)
+{
     if (name && *name == '\0') {
         error_setg(errp, "Bitmap name cannot be empty");
         return false;
     }
     if (name && strlen(name) > MAX_NAME_BYTES) {
-        error_setg(errp, "Bitmap name too long: %zu bytes, at most %d",
-                   strlen(name), MAX_NAME_BYTES);
+        error_setg(errp, "Bitmap name too long: %s", name);
         return false;
     }
     return true;
@@ -75,7 +76,8 @@ BdrvDirtyBitmap *bdrv_create_dirty_bitmap(BlockDriverState *bs,
     BdrvDirtyBitmap *bitmap;
     int64_t length;
 
-    if (!check_parameters(granularity, name, errp)) {
+    if (!bdrv_check_bitmap_granularity(granularity, errp) ||
+        !check_name(name, errp)) {
         return NULL;
     }
     length = bdrv_getlength(bs);

@@ -8,6 +8,7 @@
 int64_t transaction_drain_us = 10 * G_USEC_PER_SEC;
 
 typedef struct Transaction {
+    bool alone;  /* there is one action */
     JobTxn *txn; /* NULL: not grouped */
     int64_t deadline_us;
     GPtrArray *drained; /* nodes, each with a reference and a drain */
@@ -29,6 +30,11 @@ void *transaction_opaque(TransactionAction *a)
 JobTxn *transaction_job_txn(TransactionAction *a)
 {
     return a->tran->txn;
+}
+
+bool transaction_alone(TransactionAction *a)
+{
+    return a->tran->alone;
 }
 
 bool transaction_drain(TransactionAction *a, BlockDriverState *bs,
@@ -100,6 +106,7 @@ bool transaction_run(const TransactionStep *steps, size_t n, bool grouped,
     g_autofree TransactionAction *actions = g_new0(TransactionAction, n);
     g_autoptr(GPtrArray) drained = g_ptr_array_new();
     Transaction tran = {
+        .alone = n == 1,
         .txn = grouped ? job_txn_new() : NULL,
         .deadline_us = g_get_monotonic_time() + transaction_drain_us,
         .drained = drained,

@@ -173,11 +173,17 @@ static const SchemaType dirty_info_type = {
         (const SchemaMember[]){
             { "name", &schema_str, .optional = true,
               .doc = "Its name; absent for a job's own." },
-            { "count", &schema_int, .doc = "Dirty bytes." },
+            { "count", &schema_int,
+              .doc = "Dirty bytes, in whole granules; while a job uses it, "
+                     "those that it began with." },
             { "granularity", &schema_int, .doc = "Bytes a bit stands for." },
             { "recording", &schema_bool, .doc = "Writes are marked in it." },
             { "busy", &schema_bool, .doc = "An operation uses it." },
-            { "persistent", &schema_bool, .doc = "It is stored in the image." },
+            { "persistent", &schema_bool,
+              .doc = "It is stored in the image when the node is closed." },
+            { "inconsistent", &schema_bool, .optional = true,
+              .doc = "It was not stored when its image was used last: it can "
+                     "only be removed. Absent otherwise." },
             { NULL },
         },
 };

@@ -7,6 +7,7 @@
 
 extern const QmpCommand qmp_backup_commands[];
 extern const QmpCommand qmp_block_commands[];
+extern const QmpCommand qmp_bitmap_commands[];
 extern const QmpCommand qmp_commit_commands[];
 extern const QmpCommand qmp_control_commands[];
 extern const QmpCommand qmp_export_commands[];

@@ -34,6 +34,7 @@ static const TransactionActionDriver *const tables[] = {
     abort_actions,
     backup_actions,
     snapshot_actions,
+    bitmap_actions,
 };
 
 static const TransactionActionDriver *nth_action(size_t n)
@@ -90,6 +91,17 @@ static void __attribute__((constructor)) init_wrappers(void)
     }
 }
 
+/* The first that takes the same: its wrapper serves for all of them. */
+static size_t first_like(const TransactionActionDriver *drv)
+{
+    size_t n = 0;
+
+    while (nth_action(n)->args != drv->args) {
+        n++;
+    }
+    return n;
+}
+
 static bool action_branch(size_t n, const char **tag, const SchemaType **type)
 {
     const TransactionActionDriver *drv = nth_action(n);
@@ -98,7 +110,7 @@ static bool action_branch(size_t n, const char **tag, const SchemaType **type)
         return false;
     }
     *tag = drv->type;
-    *type = &wrappers[n].type;
+    *type = &wrappers[first_like(drv)].type;
     return true;
 }
 

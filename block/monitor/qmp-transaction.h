@@ -7,5 +7,6 @@
 
 extern const TransactionActionDriver backup_actions[];
 extern const TransactionActionDriver snapshot_actions[];
+extern const TransactionActionDriver bitmap_actions[];
 
 #endif

@@ -6,6 +6,7 @@
 const QmpCommand *const qmp_command_tables[] = {
     qmp_control_commands,
     qmp_block_commands,
+    qmp_bitmap_commands,
     qmp_snapshot_commands,
     qmp_transaction_commands,
     qmp_query_block_commands,

@@ -22,6 +22,8 @@
 BdrvDirtyBitmap *bdrv_create_dirty_bitmap(BlockDriverState *bs,
                                           uint32_t granularity,
                                           const char *name, GError **errp);
+/* Can that be one? */
+bool bdrv_check_bitmap_granularity(uint32_t granularity, GError **errp);
 /* The node has a new length: what is new is clean. Nobody writes meanwhile. */
 void bdrv_resize_dirty_bitmaps(BlockDriverState *bs, int64_t length);
 /* Nobody else may be using @bitmap; writes to @bs may be in flight. */
@@ -79,6 +81,23 @@ void bdrv_dirty_skip_end(BdrvDirtySkip *skip);
 BdrvDirtyBitmap *bdrv_find_dirty_bitmap(BlockDriverState *bs, const char *name,
                                         GError **errp);
 
+/* How users name bitmaps: BlockDirtyBitmap; an array of BlockDirtyBitmapOrStr */
+extern const SchemaType bitmap_of_node_type;
+extern const SchemaType bitmap_ref_list_type;
+/*
+ * The bitmap that @ref names, one of @bs if it names no node, and its node (a
+ * reference for the caller). NULL and @errp. Graph mutex held
+ */
+BdrvDirtyBitmap *bdrv_find_bitmap_ref(BlockDriverState *bs, JsonNode *ref,
+                                      BlockDriverState **bitmap_bs,
+                                      GError **errp);
+/* That of node @node, likewise */
+BdrvDirtyBitmap *bdrv_find_bitmap_of(const char *node, const char *name,
+                                     BlockDriverState **bs, GError **errp);
+/* For a new one on @bs, bytes: the image's clusters, if they are of some size.
+ * Management thread */
+uint32_t bdrv_default_bitmap_granularity(BlockDriverState *bs);
+
 /* Why a bitmap may not be used, as far as the caller minds */
 enum {
     BDRV_BITMAP_BUSY = 0x1,         /* a job or an export uses it */
@@ -105,12 +124,16 @@ void bdrv_dirty_bitmap_set_read_only(BdrvDirtyBitmap *bitmap, bool read_only);
 
 /*
  * Clear all; or mark all that is marked in @src, of any granularity, of a node of
- * the same length (false and @errp otherwise). With @backup the bits as they were
+ * the same length (false and @errp otherwise, see below). With @backup the bits as they were
  * are kept there, to be put back or dropped. The last change is undone first.
  */
 void bdrv_clear_dirty_bitmap(BdrvDirtyBitmap *bitmap, SparseBitmap **backup);
 bool bdrv_merge_dirty_bitmap(BdrvDirtyBitmap *dest, BdrvDirtyBitmap *src,
                              SparseBitmap **backup, GError **errp);
+/* Has that error been ruled out? Rounded up to sectors, as QEMU's disks are, the
+ * lengths may be different. */
+bool bdrv_can_merge_dirty_bitmap(BdrvDirtyBitmap *dest, BdrvDirtyBitmap *src,
+                                 GError **errp);
 /* Both take @backup. What writes have marked since stays marked. */
 void bdrv_restore_dirty_bitmap(BdrvDirtyBitmap *bitmap, SparseBitmap *backup);
 void bdrv_drop_dirty_backup(BdrvDirtyBitmap *bitmap, SparseBitmap *backup);

@@ -35,6 +35,8 @@ typedef struct TransactionActionDriver {
 
 /* For actions */
 void *transaction_opaque(TransactionAction *a);
+/* Is it the only one, so that it has no moment in common with others? */
+bool transaction_alone(TransactionAction *a);
 /* What jobs are to be made with: NULL unless completion-mode is "grouped" */
 JobTxn *transaction_job_txn(TransactionAction *a);
 /*

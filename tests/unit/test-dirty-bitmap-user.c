@@ -281,7 +281,7 @@ START_TEST(test_merge_sizes)
     ck_assert(!bdrv_merge_dirty_bitmap(bitmap, longer, NULL, &err));
     ck_assert_str_eq(err->message,
                      "Bitmaps are of different sizes (destination size is"
-                     " 1024100, source size is 2048200) and can't be merged");
+                     " 1024512, source size is 2048512) and can't be merged");
 }
 END_TEST
 

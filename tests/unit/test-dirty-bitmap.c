@@ -68,17 +68,15 @@ static void next_area(BdrvDirtyBitmap *bitmap, int64_t offset, int64_t end,
 START_TEST(test_parameters)
 {
     g_autofree char *long_name = g_strnfill(1024, 'x');
+    g_autofree char *message = NULL;
     BdrvDirtyBitmap *bitmap;
 
-    refused(0, NULL,
-            "Granularity must be a power of 2 from 512 to 2147483648, not 0");
-    refused(256, NULL,
-            "Granularity must be a power of 2 from 512 to 2147483648, not 256");
-    refused(
-        65535, NULL,
-        "Granularity must be a power of 2 from 512 to 2147483648, not 65535");
+    refused(0, NULL, "Granularity must be power of 2 and at least 512");
+    refused(256, NULL, "Granularity must be power of 2 and at least 512");
+    refused(65535, NULL, "Granularity must be power of 2 and at least 512");
     refused(512, "", "Bitmap name cannot be empty");
-    refused(512, long_name, "Bitmap name too long: 1024 bytes, at most 1023");
+    message = g_strconcat("Bitmap name too long: ", long_name, NULL);
+    refused(512, long_name, message);
     bitmap = create(UINT32_C(1) << 31, "b0");
     refused(512, "b0", "Bitmap already exists: b0");
     ck_assert_uint_eq(bdrv_dirty_bitmap_granularity(bitmap), UINT32_C(1) << 31);
