@@ -7,6 +7,8 @@
  */
 #include "block/copy-before-write.h"
 
+#include <inttypes.h>
+
 #include "block/dirty-bitmap.h"
 #include "util/error.h"
 
@@ -95,6 +97,50 @@ static void cbw_child_perm(BlockDriverState *bs, BdrvChild *child,
 
 /* ---- open and close ----------------------------------------------------- */
 
+/* The moment is now: whoever uses the node gets what it holds from now on. */
+static int open_copy(BlockDriverState *bs, GError **errp)
+{
+    CopyBeforeWrite *s = bs->opaque;
+    BlockCopyOptions options = { .target = s->target->bs };
+    int64_t target_length = bdrv_getlength(s->target->bs);
+
+    options.length = bdrv_getlength(bs->file->bs);
+    if (options.length < 0 || target_length < 0) {
+        error_setg_errno(errp, -MIN(options.length, target_length),
+                         "Could not get the length of the child '%s'",
+                         options.length < 0 ? "file" : "target");
+        return -EINVAL;
+    }
+    if (target_length < options.length) {
+        error_setg(errp,
+                   "Target node '%s' is too short: %" PRId64
+                   " bytes, node '%s' has %" PRId64,
+                   bdrv_node_name(s->target->bs), target_length,
+                   bdrv_node_name(bs->file->bs), options.length);
+        return -EINVAL;
+    }
+    s->bc = block_copy_new(&options, errp);
+    if (!s->bc) {
+        return -EINVAL;
+    }
+    block_copy_add(s->bc, 0, options.length);
+    return 0;
+}
+
+static int cbw_open(BlockDriverState *bs, JsonObject *options, GError **errp)
+{
+    CopyBeforeWrite *s = bs->opaque;
+
+    if (!schema_has(options, "file")) {
+        return 0; /* cbw_new() */
+    }
+    if (!bdrv_open_child(bs, options, "file", errp)) {
+        return -EINVAL;
+    }
+    s->target = bdrv_open_child(bs, options, "target", errp);
+    return s->target ? open_copy(bs, errp) : -EINVAL;
+}
+
 static void cbw_close(BlockDriverState *bs)
 {
     CopyBeforeWrite *s = bs->opaque;
@@ -146,12 +192,30 @@ void cbw_drop_target(BlockDriverState *filter)
     }
 }
 
+static const SchemaType cbw_options = {
+    .name = "BlockdevOptionsCbw",
+    .kind = SCHEMA_OBJECT,
+    .doc = "The contents of another node, of which what is about to be "
+           "overwritten is copied to a third one first. So that gets to hold "
+           "what the other one held when this node was made: all of it, if it "
+           "has that as its backing file.",
+    .members =
+        (const SchemaMember[]){
+            { "file", &blockdev_ref_type, .doc = "The node below." },
+            { "target", &blockdev_ref_type,
+              .doc = "The node to copy to, at least as long." },
+            { NULL },
+        },
+};
+
 const BlockDriver bdrv_copy_before_write = {
     .format_name = "copy-before-write",
     .kind = BLOCK_DRIVER_FILTER,
     .instance_size = sizeof(CopyBeforeWrite),
     .supported_write_flags = BDRV_REQ_FUA,
     .supported_zero_flags = BDRV_REQ_FUA,
+    .options = &cbw_options,
+    .open = cbw_open,
     .close = cbw_close,
     .preadv = cbw_preadv,
     .pwritev = cbw_pwritev,

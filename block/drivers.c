@@ -9,6 +9,7 @@
 
 /* One line a driver: the table and the name */
 #define BDRV_DRIVERS(D)                                                        \
+    D(bdrv_copy_before_write, "copy-before-write")                             \
     D(bdrv_file, "file")                                                       \
     D(bdrv_host_device, "host_device")                                         \
     D(bdrv_nbd, "nbd")                                                         \
