@@ -49,9 +49,6 @@ static bool is_used(const BlockDriverState *bs)
 static bool check_overlay(BlockDriverState *bs, BlockDriverState *overlay,
                           GError **errp)
 {
-    if (!check_not_backing(overlay, errp)) {
-        return false;
-    }
     if (is_used(overlay)) {
         error_setg(errp, "The overlay is already in use");
         return false;
@@ -70,7 +67,7 @@ static bool check_overlay(BlockDriverState *bs, BlockDriverState *overlay,
                    bs->node_name, overlay->node_name);
         return false;
     }
-    return true;
+    return check_not_backing(overlay, errp);
 }
 
 /* What was written to @bs is nobody's to flush afterwards. */

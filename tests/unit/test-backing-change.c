@@ -131,8 +131,7 @@ START_TEST(test_snapshot_refused)
     bdrv_graph_lock();
     snapshot_fails(mid, overlay,
                    "Node 'mid' is busy: node is used as backing hd of 'top'");
-    snapshot_fails(top, mid,
-                   "Node 'mid' is busy: node is used as backing hd of 'top'");
+    snapshot_fails(top, mid, "The overlay is already in use");
     snapshot_fails(top, top, "The overlay is already in use");
     snapshot_fails(overlay, overlay,
                    "Making 'overlay' a backing child of 'overlay' would "

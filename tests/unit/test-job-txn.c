@@ -317,7 +317,10 @@ START_TEST(test_finalize_by_hand)
     let_go(0);
     let_go(1);
     wait_event("b:PENDING");
-    on_management(nothing, NULL);
+    mutex_lock(&job_mutex);
+    ck_assert(!toys[0].job->finalize_requested);
+    ck_assert(!toys[1].job->finalize_requested);
+    mutex_unlock(&job_mutex);
     check_calls("");
     verb_refused(job_verb_dismiss(JOB_FAMILY_ALL, "a", errp),
                  "Job 'a' in state 'pending' cannot accept command verb "
