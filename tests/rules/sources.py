@@ -48,7 +48,7 @@ OBJECT = 'util/object.c'
 SECRET = 'util/secret.c'
 ACTIVE = 'block/mirror-active.c'
 
-CACHE_TESTS = ('status-cache', 'status-read', 'status-model')
+CACHE_TESTS = ('status-cache', 'status-cache-disk', 'status-read', 'status-model')
 PROBE_TESTS = ('status-probe', 'status-query', 'probe-cost')
 
 TESTS = {
