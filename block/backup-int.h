@@ -6,6 +6,7 @@
 #include "block/backup.h"
 #include "block/block-copy.h"
 #include "block/block-int.h"
+#include "block/dirty-bitmap.h"
 #include "util/thread.h"
 
 #define BACKUP_MAX_WORKERS 16
@@ -28,6 +29,9 @@ struct BackupJob {
     BackupSync sync;
     JobErrorPolicy on_source_error, on_target_error;
     bool learn_target;
+    /* What it marked at the start is set aside as long as this is not NULL. */
+    BdrvDirtyBitmap *bitmap;
+    BackupBitmapMode bitmap_mode;
 
     BackupWorker workers[BACKUP_MAX_WORKERS];
     unsigned n_workers, n_started;

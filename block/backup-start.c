@@ -24,11 +24,105 @@ static bool check_options(const BackupOptions *options, GError **errp)
                          "positive");
         return false;
     }
+    if (options->use_copy_range) {
+        error_setg(errp, "x-perf option 'use-copy-range' is not supported");
+        return false;
+    }
     if (options->job.speed < 0) {
         error_setg(errp, "Parameter 'speed' expects a non-negative value");
         return false;
     }
     return true;
+}
+
+static const char *const sync_names[] = {
+    [BACKUP_SYNC_TOP] = "top",       [BACKUP_SYNC_FULL] = "full",
+    [BACKUP_SYNC_NONE] = "none",     [BACKUP_SYNC_INCREMENTAL] = "incremental",
+    [BACKUP_SYNC_BITMAP] = "bitmap",
+};
+
+static const char *const mode_names[] = {
+    [BACKUP_BITMAP_ON_SUCCESS] = "on-success",
+    [BACKUP_BITMAP_NEVER] = "never",
+    [BACKUP_BITMAP_ALWAYS] = "always",
+};
+
+/* Do the options that are about a bitmap go together? */
+static bool check_bitmap_options(const BackupOptions *options, GError **errp)
+{
+    bool by_bitmap = options->sync == BACKUP_SYNC_INCREMENTAL ||
+                     options->sync == BACKUP_SYNC_BITMAP;
+
+    if (by_bitmap && !options->bitmap) {
+        error_setg(errp, "must provide a valid bitmap name for '%s' sync mode",
+                   sync_names[options->sync]);
+    } else if (options->sync == BACKUP_SYNC_INCREMENTAL &&
+               options->have_bitmap_mode &&
+               options->bitmap_mode != BACKUP_BITMAP_ON_SUCCESS) {
+        error_setg(errp,
+                   "Bitmap sync mode must be '%s' when using sync mode '%s'",
+                   mode_names[BACKUP_BITMAP_ON_SUCCESS],
+                   sync_names[BACKUP_SYNC_INCREMENTAL]);
+    } else if (!options->bitmap && options->have_bitmap_mode) {
+        error_setg(errp, "Cannot specify bitmap sync mode without a bitmap");
+    } else {
+        return true;
+    }
+    return false;
+}
+
+/* The same, with the bitmap @options->bitmap of @bs */
+static bool check_bitmap(const BackupOptions *options, BdrvDirtyBitmap *bitmap,
+                         GError **errp)
+{
+    unsigned flags = BDRV_BITMAP_DEFAULT;
+
+    if (options->sync != BACKUP_SYNC_INCREMENTAL &&
+        !options->have_bitmap_mode) {
+        error_setg(errp,
+                   "Bitmap sync mode must be given when providing a bitmap");
+        return false;
+    }
+    if (options->bitmap_mode == BACKUP_BITMAP_NEVER) {
+        flags = BDRV_BITMAP_ALLOW_RO;
+    }
+    if (!bdrv_dirty_bitmap_check(bitmap, flags, errp)) {
+        return false;
+    }
+    if (options->sync == BACKUP_SYNC_NONE) {
+        error_setg(errp,
+                   "sync mode '%s' does not produce meaningful bitmap outputs",
+                   sync_names[BACKUP_SYNC_NONE]);
+        return false;
+    }
+    if (options->bitmap_mode == BACKUP_BITMAP_NEVER &&
+        options->sync != BACKUP_SYNC_BITMAP) {
+        error_setg(errp,
+                   "Bitmap sync mode '%s' has no meaningful effect when "
+                   "combined with sync mode '%s'",
+                   mode_names[BACKUP_BITMAP_NEVER], sync_names[options->sync]);
+        return false;
+    }
+    return true;
+}
+
+/* *@bitmap: NULL if none is asked for. False and @errp on error */
+static bool find_bitmap(const BackupOptions *options, BlockDriverState *bs,
+                        BdrvDirtyBitmap **bitmap, GError **errp)
+{
+    *bitmap = NULL;
+    if (!check_bitmap_options(options, errp)) {
+        return false;
+    }
+    if (!options->bitmap) {
+        return true;
+    }
+    *bitmap = bdrv_find_dirty_bitmap(bs, options->bitmap, NULL);
+    if (!*bitmap) {
+        error_setg(errp, "Bitmap '%s' could not be found", options->bitmap);
+        return false;
+    }
+    return check_bitmap(options, *bitmap, errp);
 }
 
 static bool get_length(BlockDriverState *bs, int64_t *length, GError **errp)
@@ -41,13 +135,18 @@ static bool get_length(BlockDriverState *bs, int64_t *length, GError **errp)
     return *length >= 0;
 }
 
-static bool check_nodes(BlockDriverState *source, BlockDriverState *target,
-                        GError **errp)
+static bool check_nodes(const BackupOptions *options, BlockDriverState *source,
+                        BlockDriverState *target, GError **errp)
 {
     int64_t source_length, target_length;
 
     if (source == target) {
         error_setg(errp, "Source and target cannot be the same");
+        return false;
+    }
+    if (options->compress && !bdrv_can_compress(target)) {
+        error_setg(errp, "Compression is not supported for this drive %s",
+                   bdrv_node_name(target));
         return false;
     }
     /* Another backup's source may well have this one, too. */
@@ -106,8 +205,28 @@ static bool attach(BackupJob *s, GError **errp)
     return true;
 }
 
+/* What is to be copied */
+static void add_clusters(BackupJob *s)
+{
+    int64_t start, bytes, pos;
+
+    if (s->bitmap) {
+        bdrv_dirty_bitmap_freeze(s->bitmap);
+    }
+    if (s->sync != BACKUP_SYNC_BITMAP && s->sync != BACKUP_SYNC_INCREMENTAL) {
+        block_copy_add(s->bc, 0, s->length);
+        return;
+    }
+    for (pos = 0; bdrv_dirty_bitmap_next_frozen(s->bitmap, pos, s->length,
+                                                s->length, &start, &bytes);
+         pos = start + bytes) {
+        block_copy_add(s->bc, start, bytes);
+    }
+}
+
 /* Everything the job needs; on failure the job's clean() undoes what was done. */
-static bool set_up(BackupJob *s, const BackupOptions *options, GError **errp)
+static bool set_up(BackupJob *s, const BackupOptions *options,
+                   BdrvDirtyBitmap *bitmap, GError **errp)
 {
     if (!make_filter(s, options, errp) ||
         !bdrv_insert_filter(s->filter, s->source_bs, errp) ||
@@ -116,7 +235,8 @@ static bool set_up(BackupJob *s, const BackupOptions *options, GError **errp)
     }
     job_add_node(s->job, s->filter);
     job_add_node(s->job, s->target_bs);
-    block_copy_add(s->bc, 0, s->length);
+    s->bitmap = bitmap;
+    add_clusters(s);
     job_progress_set_remaining(s->job, block_copy_left(s->bc));
     return true;
 }
@@ -124,9 +244,16 @@ static bool set_up(BackupJob *s, const BackupOptions *options, GError **errp)
 static Job *create(const BackupOptions *options, BlockDriverState *source,
                    BlockDriverState *target, GError **errp)
 {
+    BdrvDirtyBitmap *bitmap;
     BackupJob *s;
-    Job *job = job_create(&backup_job_driver, &options->job, errp);
+    Job *job;
 
+    if (!find_bitmap(options, source, &bitmap, errp) ||
+        !check_nodes(options, source, target, errp) ||
+        !check_options(options, errp)) {
+        return NULL;
+    }
+    job = job_create(&backup_job_driver, &options->job, errp);
     if (!job) {
         return NULL;
     }
@@ -140,6 +267,7 @@ static Job *create(const BackupOptions *options, BlockDriverState *source,
     }
     s->length = bdrv_getlength(source);
     s->sync = options->sync;
+    s->bitmap_mode = options->bitmap_mode;
     s->on_source_error = options->on_source_error;
     s->on_target_error = options->on_target_error;
     s->n_workers = MIN(options->max_workers, BACKUP_MAX_WORKERS);
@@ -148,7 +276,7 @@ static Job *create(const BackupOptions *options, BlockDriverState *source,
     s->learn_target =
         options->sync == BACKUP_SYNC_FULL && target_zero_is_its_own(target);
     backup_init(s);
-    if (!set_up(s, options, errp)) {
+    if (!set_up(s, options, bitmap, errp)) {
         job_abandon(job);
         return NULL;
     }
@@ -166,9 +294,7 @@ Job *backup_create(const BackupOptions *options, GError **errp)
     }
     target = bdrv_find_node(options->target, errp);
     if (target) {
-        if (check_options(options, errp) && check_nodes(source, target, errp)) {
-            job = create(options, source, target, errp);
-        }
+        job = create(options, source, target, errp);
         bdrv_unref(target);
     }
     bdrv_unref(source);

@@ -404,11 +404,40 @@ static void drop_filter(BackupJob *s)
     cbw_drop_target(s->filter);
 }
 
+/*
+ * The bitmap marks what was written since the start, if the job's user gets to know
+ * what was copied by that; or that and what it marked before.
+ */
+static void thaw_bitmap(BackupJob *s, bool ok)
+{
+    bool anew = s->bitmap_mode != BACKUP_BITMAP_NEVER &&
+                (ok || s->bitmap_mode == BACKUP_BITMAP_ALWAYS);
+    int64_t start, bytes, pos;
+
+    if (!s->bitmap) {
+        return;
+    }
+    /* What is not copied it goes on to mark; of guests that still copy, too. */
+    for (pos = 0;
+         anew && !ok && block_copy_next_left(s->bc, pos, &start, &bytes);
+         pos = start + bytes) {
+        bdrv_set_dirty_bitmap(s->bitmap, start, bytes);
+    }
+    bdrv_dirty_bitmap_thaw(s->bitmap, !anew);
+    s->bitmap = NULL;
+}
+
+static void backup_commit(Job *job)
+{
+    thaw_bitmap(job_opaque(job), true);
+}
+
 static void backup_abort(Job *job)
 {
     BackupJob *s = job_opaque(job);
 
     block_copy_stop(s->bc);
+    thaw_bitmap(s, false);
 }
 
 static int64_t backup_let_go(Job *job)
@@ -439,6 +468,10 @@ static void backup_clean(Job *job)
         drop_filter(s);
         bdrv_drained_end(s->filter);
     }
+    if (s->bitmap) {
+        /* Neither: nothing has happened. */
+        bdrv_dirty_bitmap_thaw(s->bitmap, true);
+    }
     blk_free(s->blk);
     if (s->filter) {
         bdrv_unref(s->filter);
@@ -459,6 +492,7 @@ const JobDriver backup_job_driver = {
     .instance_size = sizeof(BackupJob),
     .block_job = true,
     .run = backup_run,
+    .commit = backup_commit,
     .abort = backup_abort,
     .let_go = backup_let_go,
     .clean = backup_clean,

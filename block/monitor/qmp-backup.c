@@ -8,12 +8,27 @@
 /* As in QEMU; there are not so many threads. */
 #define DEFAULT_MAX_WORKERS 64
 
+static const SchemaType bitmap_mode_type = {
+    .name = "BitmapSyncMode",
+    .kind = SCHEMA_ENUM,
+    .doc =
+        "What becomes of the bitmap that a backup is given. \"on-success\": if "
+        "the job succeeds it marks what was written since the job started, and "
+        "nothing else; otherwise it goes on as if there had been no job. "
+        "\"never\": the latter in any case. \"always\": what was copied "
+        "leaves it in any case, and what was not copied stays.",
+    .values = (const char *const[]){ "on-success", "never", "always", NULL },
+};
+
 static const SchemaType backup_perf_type = {
     .name = "BackupPerf",
     .kind = SCHEMA_OBJECT,
     .doc = "How a backup goes about it.",
     .members =
         (const SchemaMember[]){
+            { "use-copy-range", &schema_bool, .optional = true,
+              .doc = "Let the kernel copy. Not supported, so it can only be "
+                     "false, the default." },
             { "max-workers", &schema_int, .optional = true,
               .doc = "Requests in flight at most; never more than 16, whatever "
                      "is said. Default: 64." },
@@ -34,6 +49,19 @@ static const SchemaType blockdev_backup_type = {
             { "target", &schema_str,
               .doc = "The node to copy to, of the same size." },
             { "sync", &mirror_sync_mode_type, .doc = "What to copy." },
+            { "bitmap", &schema_str, .optional = true,
+              .doc =
+                  "A dirty bitmap of the device. With sync \"incremental\" "
+                  "and \"bitmap\" what it marks when the job starts is "
+                  "copied; with \"top\" and \"full\" it may be given to start "
+                  "anew then. Nobody else may use it meanwhile." },
+            { "bitmap-mode", &bitmap_mode_type, .optional = true,
+              .doc = "What becomes of it at the end. Needed, but with "
+                     "\"incremental\", where it can only be \"on-success\"." },
+            { "compress", &schema_bool, .optional = true,
+              .doc =
+                  "Write data compressed, if the target's format can do that "
+                  "(\"qcow2\"). Default: false." },
             { "on-source-error", &blockdev_on_error_type, .optional = true,
               .doc = "What to do if the device cannot be read. What fails is "
                      "tried again later. Default: \"report\"." },
@@ -57,6 +85,11 @@ static void backup_options(JsonObject *args, BackupOptions *options)
         .device = schema_get_str(args, "device", NULL),
         .target = schema_get_str(args, "target", NULL),
         .filter_node_name = schema_get_str(args, "filter-node-name", NULL),
+        .bitmap = schema_get_str(args, "bitmap", NULL),
+        .have_bitmap_mode = schema_has(args, "bitmap-mode"),
+        .bitmap_mode = schema_get_enum(args, "bitmap-mode", &bitmap_mode_type,
+                                       BACKUP_BITMAP_ON_SUCCESS),
+        .compress = schema_get_bool(args, "compress", false),
         .sync = schema_get_enum(args, "sync", &mirror_sync_mode_type,
                                 BACKUP_SYNC_FULL),
         .on_source_error =
@@ -68,6 +101,8 @@ static void backup_options(JsonObject *args, BackupOptions *options)
         .max_workers = DEFAULT_MAX_WORKERS,
     };
     if (perf) {
+        options->use_copy_range =
+            schema_get_bool(perf, "use-copy-range", false);
         options->max_workers =
             schema_get_int(perf, "max-workers", DEFAULT_MAX_WORKERS);
         options->max_chunk = schema_get_int(perf, "max-chunk", 0);

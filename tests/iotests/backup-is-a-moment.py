@@ -3,9 +3,11 @@
 """Backups of a disk that clients write to all the time are what the disk held at
 one moment: of each client, all writes up to one of them, and none after it. What
 was acknowledged before the command is in, and what was sent after its reply is
-not. Two backups of one transaction are of the same moment.
+not. Two backups of one transaction are of the same moment. A chain of incremental
+backups restores each of its moments.
 
     SEEKLESS_BACKUPS=100  so many of each kind, not a few
+    SEEKLESS_CHAIN=100    so many in a chain, not ten
 """
 
 import os
@@ -21,6 +23,7 @@ BLOCK = 4 * KiB
 SIZE = 24 * MiB + 20 * KiB
 CLIENTS = 4
 BACKUPS = int(os.environ.get("SEEKLESS_BACKUPS", "3"))
+CHAIN = int(os.environ.get("SEEKLESS_CHAIN", "10"))
 ZEROES = bytes(BLOCK)
 
 
@@ -110,7 +113,9 @@ class Stream(threading.Thread):
             f"were different")
 
 
-class BackupIsAMoment(unittest.TestCase):
+class UnderLoad(unittest.TestCase):
+    """A disk that streams write to"""
+
     def setUp(self):
         self.daemon = disk.DiskDaemon(disk.sparse(path("disk.img"), SIZE))
         self.addCleanup(self.daemon.kill)
@@ -122,21 +127,47 @@ class BackupIsAMoment(unittest.TestCase):
             stream.end()
         self.daemon.stop()
 
-    def add_target(self, name, driver):
+    def add_target(self, name, driver, *create, **options):
         filename = path(f"{name}.{driver}")
-        iotests.qemu_img("create", "-q", "-f", driver, filename, SIZE)
+        iotests.qemu_img("create", "-q", "-f", driver, *create, filename, SIZE)
         self.daemon.cmd("blockdev-add", {
             "driver": driver, "node-name": name, "discard": "unmap",
-            "file": {"driver": "file", "filename": filename}})
+            "file": {"driver": "file", "filename": filename}, **options})
         return filename
 
-    def finish(self, name, filename, driver):
-        """Wait for the backup of that name; a raw image of what it has"""
+    def completed(self, name):
+        """Wait for the end of that job; its target is gone then"""
         event = self.daemon.qmp.wait_event("BLOCK_JOB_COMPLETED", device=name)
         self.assertNotIn("error", event["data"])
-        self.assertEqual(event["data"]["offset"], SIZE)
         self.daemon.qmp.wait_job(name, "null")
         self.daemon.cmd("blockdev-del", node_name=name)
+        return event["data"]
+
+    def now(self):
+        """How many writes of each stream are done, and how many begun"""
+        return ([stream.acknowledged for stream in self.streams],
+                [len(stream.log) for stream in self.streams])
+
+    def check(self, image, before, after):
+        """A raw image of a moment between these, as now() tells them"""
+        with open(image, "rb") as file:
+            for stream, low, high in zip(self.streams, before[0], after[1]):
+                stream.check(file, low, high)
+
+    def wait(self, writes=100):
+        """Until each stream has got on by so many"""
+        for stream in self.streams:
+            stream.wait(writes)
+
+    def start_all(self, *actions):
+        self.daemon.cmd("transaction", actions=[
+            {"type": name, "data": data} for name, data in actions])
+
+
+class BackupIsAMoment(UnderLoad):
+    def finish(self, name, filename, driver):
+        """Wait for the backup of that name; a raw image of what it has"""
+        self.assertEqual(self.completed(name)["offset"], SIZE)
         if driver == "raw":
             return filename
         iotests.qemu_img("check", "-q", filename)
@@ -148,27 +179,23 @@ class BackupIsAMoment(unittest.TestCase):
         """Starts backups to targets of these kinds; the images they made"""
         files = {f"copy{i}": self.add_target(f"copy{i}", driver)
                  for i, driver in enumerate(drivers)}
-        for stream in self.streams:
-            stream.wait(100)
-        at_least = [stream.acknowledged for stream in self.streams]
+        self.wait()
+        before = self.now()
         start([{"job-id": name, "device": "disk", "target": name,
                 "sync": "full"} for name in files])
-        at_most = [len(stream.log) for stream in self.streams]
+        after = self.now()
         images = [self.finish(name, filename, driver) for (name, filename),
                   driver in zip(files.items(), drivers)]
         for image in images:
-            with open(image, "rb") as file:
-                for stream, low, high in zip(self.streams, at_least, at_most):
-                    stream.check(file, low, high)
+            self.check(image, before, after)
         return images
 
     def start_one(self, options):
         (one,) = options
         self.daemon.cmd("blockdev-backup", one)
 
-    def start_all(self, options):
-        self.daemon.cmd("transaction", actions=[
-            {"type": "blockdev-backup", "data": one} for one in options])
+    def start_together(self, options):
+        self.start_all(*(("blockdev-backup", one) for one in options))
 
     def remove(self, images):
         for image in images:
@@ -184,9 +211,40 @@ class BackupIsAMoment(unittest.TestCase):
 
     def test_two_of_one_moment(self):
         for _ in range(BACKUPS):
-            images = self.backups(self.start_all, "raw", "qcow2")
+            images = self.backups(self.start_together, "raw", "qcow2")
             self.assertTrue(iotests.identical(*images))
             self.remove(images)
+
+
+class ChainIsItsMoments(UnderLoad):
+    def add_link(self, number, below):
+        """An overlay of the image @below, which the daemon need not have"""
+        return self.add_target(f"link{number}", "qcow2", "-b", below, "-F",
+                               "qcow2", backing=None)
+
+    def test_chain(self):
+        files = [self.add_target("link0", "qcow2")]
+        moments = []
+        bitmap = {"node": "disk", "name": "since", "granularity": 16 * KiB}
+        for number in range(CHAIN + 1):
+            self.wait()
+            name = f"link{number}"
+            backup = {"job-id": name, "device": "disk", "target": name}
+            before = self.now()
+            if number == 0:
+                self.start_all(("block-dirty-bitmap-add", bitmap),
+                               ("blockdev-backup", {**backup, "sync": "full"}))
+            else:
+                files.append(self.add_link(number, files[-1]))
+                self.daemon.cmd("blockdev-backup", {
+                    **backup, "sync": "incremental", "bitmap": "since"})
+            moments.append((before, self.now()))
+            data = self.completed(name)
+            self.assertEqual(data["offset"], data["len"])
+        restored = path("restored.raw")
+        for file, moment in zip(files, moments):
+            iotests.qemu_img("convert", "-O", "raw", file, restored)
+            self.check(restored, *moment)
 
 
 if __name__ == "__main__":
