@@ -5,11 +5,25 @@
 #include <dirent.h>
 #include <string.h>
 
+#include "block/mirror-int.h"
 #include "job-harness.h"
 
 BlockDriverState *source, *target;
 BlockBackend *guest;
 static int threads_before;
+static MirrorLimits usual_limits;
+
+void mirror_set_up(void)
+{
+    usual_limits = mirror_limits;
+    harness_start();
+}
+
+void mirror_tear_down(void)
+{
+    harness_stop();
+    mirror_limits = usual_limits;
+}
 
 static int count_threads(void)
 {

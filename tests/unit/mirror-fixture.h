@@ -16,6 +16,10 @@
 extern BlockDriverState *source, *target;
 extern BlockBackend *guest;
 
+/* Of a test case: the job harness, and the usual mirror_limits afterwards */
+void mirror_set_up(void);
+void mirror_tear_down(void);
+
 /* Zeroed disks */
 void make(int64_t length);
 /* The source is filled. */

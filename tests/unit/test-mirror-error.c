@@ -12,8 +12,6 @@
 #include "unit-main.h"
 #include "util/schema.h"
 
-static MirrorLimits usual_limits;
-
 /* One worker: one request at a time */
 #define ONE (64 * KiB)
 
@@ -559,25 +557,13 @@ START_TEST(test_storm)
 }
 END_TEST
 
-static void set_up(void)
-{
-    usual_limits = mirror_limits;
-    harness_start();
-}
-
-static void tear_down(void)
-{
-    harness_stop();
-    mirror_limits = usual_limits;
-}
-
 static Suite *suite(void)
 {
     Suite *s = suite_create("mirror-error");
     TCase *t = tcase_create("mirror-error");
     int n = G_N_ELEMENTS(places);
 
-    tcase_add_checked_fixture(t, set_up, tear_down);
+    tcase_add_checked_fixture(t, mirror_set_up, mirror_tear_down);
     tcase_add_loop_test(t, test_stop, 0, n);
     tcase_add_test(t, test_again);
     tcase_add_test(t, test_stop_in_flight);

@@ -249,8 +249,6 @@ END_TEST
 
 #define LONG (64 * MiB)
 
-static MirrorLimits usual_limits;
-
 static void make_zero(void)
 {
     make(LONG);
@@ -370,24 +368,12 @@ START_TEST(test_cancel_granule)
 }
 END_TEST
 
-static void set_up(void)
-{
-    usual_limits = mirror_limits;
-    harness_start();
-}
-
-static void tear_down(void)
-{
-    harness_stop();
-    mirror_limits = usual_limits;
-}
-
 static Suite *suite(void)
 {
     Suite *s = suite_create("mirror-options");
     TCase *t = tcase_create("mirror-options");
 
-    tcase_add_checked_fixture(t, set_up, tear_down);
+    tcase_add_checked_fixture(t, mirror_set_up, mirror_tear_down);
     tcase_add_loop_test(t, test_none, 0, 2);
     tcase_add_test(t, test_none_target_is_zero);
     tcase_add_test(t, test_top);
