@@ -287,7 +287,9 @@ static BdrvDirtyBitmap *find_source(BitmapAction *s, JsonNode *ref,
     AUTO_NODE bs = NULL;
     BdrvDirtyBitmap *src = bdrv_find_bitmap_ref(s->bs, ref, &bs, errp);
 
-    if (!src || !bdrv_dirty_bitmap_check(src, BDRV_BITMAP_ALLOW_RO, errp) ||
+    if (!src ||
+        !bdrv_dirty_bitmap_check(s->bitmap, BDRV_BITMAP_DEFAULT, errp) ||
+        !bdrv_dirty_bitmap_check(src, BDRV_BITMAP_ALLOW_RO, errp) ||
         !bdrv_can_merge_dirty_bitmap(s->bitmap, src, errp)) {
         return NULL;
     }
@@ -314,8 +316,7 @@ static bool merge_prepare(TransactionAction *a, JsonObject *data, GError **errp)
             return false;
         }
     }
-    if (!bdrv_dirty_bitmap_check(s->bitmap, BDRV_BITMAP_DEFAULT, errp) ||
-        !drain(a, false, errp)) {
+    if (!drain(a, false, errp)) {
         return false;
     }
     for (i = 0; i < n; i++) {
