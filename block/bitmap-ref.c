@@ -70,6 +70,28 @@ BdrvDirtyBitmap *bdrv_find_bitmap_ref(BlockDriverState *bs, JsonNode *ref,
     return bitmap;
 }
 
+BdrvDirtyBitmap *bdrv_find_bitmap_below(BlockDriverState *bs, const char *name,
+                                        BlockDriverState **bitmap_bs,
+                                        GError **errp)
+{
+    BlockDriverState *below;
+
+    for (; bs; bs = below) {
+        BdrvDirtyBitmap *bitmap = bdrv_find_dirty_bitmap(bs, name, NULL);
+
+        if (bitmap) {
+            *bitmap_bs = bdrv_ref(bs);
+            return bitmap;
+        }
+        below = bs->backing ? bs->backing->bs : NULL;
+        if (bs->drv->kind == BLOCK_DRIVER_FILTER && bs->file) {
+            below = bs->file->bs;
+        }
+    }
+    error_setg(errp, "Bitmap '%s' is not found", name);
+    return NULL;
+}
+
 uint32_t bdrv_default_bitmap_granularity(BlockDriverState *bs)
 {
     int64_t cluster = copy_target_cluster(bs);

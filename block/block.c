@@ -373,6 +373,25 @@ static void node_settle(BlockDriverState *bs, int refs)
     }
 }
 
+/* Is a bitmap of @bs busy, or of one of the nodes that are closed with it? */
+static bool bitmaps_in_use(BlockDriverState *bs, GError **errp)
+{
+    guint i;
+
+    if (!bdrv_check_all_bitmaps(bs, BDRV_BITMAP_BUSY, errp)) {
+        return true;
+    }
+    for (i = 0; i < bs->children->len; i++) {
+        BlockDriverState *child = ((BdrvChild *)bs->children->pdata[i])->bs;
+
+        if (!child->monitor_owned && child->parents->len == 1 &&
+            bitmaps_in_use(child, errp)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 bool bdrv_monitor_del(const char *node_name, GError **errp)
 {
     BlockDriverState *bs = bdrv_find_node(node_name, NULL);
@@ -395,7 +414,7 @@ bool bdrv_monitor_del(const char *node_name, GError **errp)
         g_autofree char *user = bdrv_child_user(bs->parents->pdata[0]);
 
         error_setg(errp, "Node %s is in use by %s", node_name, user);
-    } else {
+    } else if (!bitmaps_in_use(bs, errp)) {
         node_settle(bs, 2); /* the monitor's and ours */
         drop_monitor_reference(bs);
         ok = true;

@@ -81,6 +81,19 @@ bool bdrv_dirty_bitmap_check(BdrvDirtyBitmap *bitmap, unsigned flags,
     return true;
 }
 
+bool bdrv_check_all_bitmaps(BlockDriverState *bs, unsigned flags, GError **errp)
+{
+    g_autoptr(GPtrArray) named = bdrv_named_dirty_bitmaps(bs);
+    guint i;
+
+    for (i = 0; i < named->len; i++) {
+        if (!bdrv_dirty_bitmap_check(named->pdata[i], flags, errp)) {
+            return false;
+        }
+    }
+    return true;
+}
+
 void bdrv_dirty_bitmap_set_busy(BdrvDirtyBitmap *bitmap, bool busy)
 {
     MUTEX_GUARD(&bitmap->lock);

@@ -52,6 +52,7 @@ static const char help_text[] =
     "  --export [type=]nbd,id=<id>,node-name=<N>[,name=<export-name>]\n"
     "           [,writable=on|off][,writethrough=on|off]\n"
     "           [,description=<text>][,allocation-depth=on|off]\n"
+    "           [,bitmaps.0=<name>][,bitmaps.1=<name>...]\n"
     "                         export a block node over NBD\n"
     "                         (requires --nbd-server)\n"
     "\n"

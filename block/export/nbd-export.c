@@ -27,6 +27,7 @@ static NbdExportInfo *info_new(const NbdExport *exp)
         .flags = exp->flags,
         .preferred_size = exp->preferred_size,
         .allocation_depth = exp->allocation_depth,
+        .bitmaps = nbd_bitmaps_names(exp),
     };
     return info;
 }
@@ -35,6 +36,7 @@ void nbd_export_info_free(NbdExportInfo *info)
 {
     g_free(info->name);
     g_free(info->description);
+    g_strfreev(info->bitmaps);
     g_free(info);
 }
 
@@ -115,6 +117,14 @@ static uint16_t transmission_flags(bool writable)
     return flags | NBD_FLAG_READ_ONLY;
 }
 
+/* Names come and go with the graph mutex held. */
+static bool is_taken(const char *name)
+{
+    MUTEX_GUARD(&nbd_lock);
+
+    return find(name) != NULL;
+}
+
 static bool nbd_create(BlockExport *common, JsonObject *options, GError **errp)
 {
     NbdExport *exp = (NbdExport *)common;
@@ -139,10 +149,11 @@ static bool nbd_create(BlockExport *common, JsonObject *options, GError **errp)
         return false;
     }
 
-    MUTEX_GUARD(&nbd_lock);
-
-    if (find(name)) {
+    if (is_taken(name)) {
         error_setg(errp, "NBD server already has export named '%s'", name);
+        return false;
+    }
+    if (!nbd_bitmaps_create(exp, options, errp)) {
         return false;
     }
     exp->name = g_strdup(name);
@@ -153,7 +164,9 @@ static bool nbd_create(BlockExport *common, JsonObject *options, GError **errp)
         exp->preferred_size = CLAMP(alignment, 4096, NBD_MAX_REQUEST);
     }
     exp->allocation_depth = schema_get_bool(options, "allocation-depth", false);
+    mutex_lock(&nbd_lock);
     g_ptr_array_add(names, exp);
+    mutex_unlock(&nbd_lock);
     return true;
 }
 
@@ -169,6 +182,7 @@ static void nbd_destroy(BlockExport *common)
     mutex_lock(&nbd_lock);
     g_ptr_array_remove(names, exp);
     mutex_unlock(&nbd_lock);
+    nbd_bitmaps_destroy(exp);
     g_free(exp->name);
     g_free(exp->description);
 }
@@ -185,6 +199,13 @@ static const SchemaType options_type = {
             { "description", &schema_str, .optional = true,
               .doc = "Free text shown to clients, at most 4096 bytes "
                      "(default: none)." },
+            { "bitmaps", &bitmap_ref_list_type, .optional = true,
+              .doc = "Offer the metadata contexts qemu:dirty-bitmap:NAME of "
+                     "these, at most 62. Those without a node are the "
+                     "exported node's, or of the first below it that has one "
+                     "of that name, down through filters and backing files. "
+                     "They are busy while the export exists (default: "
+                     "none)." },
             { "allocation-depth", &schema_bool, .optional = true,
               .doc = "Offer the metadata context qemu:allocation-depth "
                      "(default: false)." },

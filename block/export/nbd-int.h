@@ -4,6 +4,7 @@
  *
  *   nbd-server.c     listens and accepts, on the main thread
  *   nbd-export.c     exports by name
+ *   nbd-bitmaps.c    the dirty bitmaps that an export shows
  *   nbd-conn.c       connections, and what they share
  *   nbd-crew.c       the threads that serve a connection
  *   nbd-io.c         bytes in and out of a connection, request memory
@@ -27,6 +28,7 @@
 #include <stdint.h>
 #include <sys/uio.h>
 
+#include "block/dirty-bitmap.h"
 #include "block/export/export-int.h"
 #include "block/export/nbd-protocol.h"
 #include "block/wait.h"
@@ -56,12 +58,22 @@ typedef struct NbdLimits {
 } NbdLimits;
 extern NbdLimits nbd_limits; /* changed by nobody but tests */
 
-/* Metadata contexts, by id */
+/* Metadata contexts, by id: the bitmaps have those behind the others. */
 enum {
     NBD_CONTEXT_ALLOCATION,
     NBD_CONTEXT_DEPTH,
-    NBD_CONTEXTS,
+    NBD_CONTEXT_BITMAPS,
+    NBD_CONTEXTS = 64,
+    NBD_MAX_BITMAPS = NBD_CONTEXTS - NBD_CONTEXT_BITMAPS,
 };
+typedef uint64_t NbdContexts; /* bit n: the context of id n */
+#define NBD_CONTEXT_BIT(id) (UINT64_C(1) << (id))
+
+/* A dirty bitmap that is shown; it is busy, and its node stays (a reference) */
+typedef struct NbdBitmap {
+    BdrvDirtyBitmap *bitmap;
+    BlockDriverState *bs;
+} NbdBitmap;
 
 typedef struct NbdExport {
     BlockExport common;
@@ -70,6 +82,8 @@ typedef struct NbdExport {
     uint16_t flags;          /* of transmission */
     uint32_t preferred_size; /* best size of requests */
     bool allocation_depth;   /* offers that context */
+    NbdBitmap *bitmaps;      /* offers theirs, in this order */
+    unsigned n_bitmaps;
 } NbdExport;
 
 typedef struct NbdThread NbdThread;
@@ -85,9 +99,9 @@ typedef struct NbdConn {
     NbdExport *exp;
     uint64_t size;
     uint16_t flags;
-    bool structured;   /* replies are in chunks */
-    bool extended;     /* and so are 64 bits of length; implies structured */
-    unsigned contexts; /* bit n: context n was chosen */
+    bool structured;      /* replies are in chunks */
+    bool extended;        /* and so are 64 bits of length; implies structured */
+    NbdContexts contexts; /* that were chosen */
 
     /* Bytes received but not used yet; belong to whoever has the turn */
     uint8_t in[4096];
@@ -118,10 +132,10 @@ typedef struct NbdRequest {
     uint64_t cookie;
     uint64_t offset;
     uint64_t length;
-    uint64_t written;    /* WRITE: so much was done while the rest came in */
-    unsigned contexts;   /* BLOCK_STATUS: bit n: context n is asked for */
-    int error;           /* 0, or what is wrong with it, a negative errno */
-    const char *message; /* for humans, if there is an error */
+    uint64_t written;     /* WRITE: so much was done while the rest came in */
+    NbdContexts contexts; /* BLOCK_STATUS: those that are asked for */
+    int error;            /* 0, or what is wrong with it, a negative errno */
+    const char *message;  /* for humans, if there is an error */
 } NbdRequest;
 
 struct NbdThread {
@@ -152,6 +166,7 @@ typedef struct NbdExportInfo {
     uint16_t flags;
     uint32_t preferred_size;
     bool allocation_depth;
+    char **bitmaps; /* their names; NULL-terminated */
 } NbdExportInfo;
 
 void nbd_export_info_free(NbdExportInfo *info);
@@ -163,6 +178,14 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(NbdExportInfo, nbd_export_info_free)
  */
 NbdExportInfo *nbd_export_lookup(const char *name, NbdConn *conn);
 GPtrArray *nbd_export_list(void); /* of NbdExportInfo */
+
+/* ---- nbd-bitmaps.c ------------------------------------------------------ */
+
+/* Those that @options name, of @exp's node. Graph mutex held */
+bool nbd_bitmaps_create(NbdExport *exp, JsonObject *options, GError **errp);
+void nbd_bitmaps_destroy(NbdExport *exp);
+/* (transfer full) */
+char **nbd_bitmaps_names(const NbdExport *exp);
 
 /* ---- nbd-conn.c --------------------------------------------------------- */
 

@@ -130,7 +130,7 @@ static char *get_string(Cursor *c)
 /* ---- choosing an export ------------------------------------------------- */
 
 /* The contexts that hold for that export: those last chosen, if for it */
-static unsigned contexts_for(Negotiation *n, const char *name)
+static NbdContexts contexts_for(Negotiation *n, const char *name)
 {
     if (!n->context_export || !g_str_equal(n->context_export, name)) {
         return 0;
@@ -297,39 +297,84 @@ static Outcome handle_extended_headers(Negotiation *n)
     return outcome(reply(n, NBD_REP_ACK));
 }
 
-static const struct {
-    const char *namespace;
-    const char *name;
-} contexts[NBD_CONTEXTS] = {
-    [NBD_CONTEXT_ALLOCATION] = { "base:", "base:allocation" },
-    [NBD_CONTEXT_DEPTH] = { "qemu:", "qemu:allocation-depth" },
-};
+#define BITMAP_PREFIX "qemu:dirty-bitmap:"
 
-/* The contexts that @query stands for, a bit each. A namespace alone stands
- * for all it has where they are listed, and for none where they are chosen. */
-static unsigned match_contexts(const char *query, unsigned offered, bool list)
+/* All that are offered of that export */
+static NbdContexts offered_contexts(const NbdExportInfo *info)
 {
-    unsigned matched = 0;
+    NbdContexts offered = NBD_CONTEXT_BIT(NBD_CONTEXT_ALLOCATION);
+    unsigned i;
 
-    for (unsigned i = 0; i < NBD_CONTEXTS; i++) {
-        if (g_str_equal(query, contexts[i].name) ||
-            (list && g_str_equal(query, contexts[i].namespace))) {
-            matched |= 1u << i;
-        }
+    if (info->allocation_depth) {
+        offered |= NBD_CONTEXT_BIT(NBD_CONTEXT_DEPTH);
     }
-    return matched & offered;
+    for (i = 0; info->bitmaps[i]; i++) {
+        offered |= NBD_CONTEXT_BIT(NBD_CONTEXT_BITMAPS + i);
+    }
+    return offered;
 }
 
-static Outcome send_contexts(Negotiation *n, unsigned chosen)
+/* Its name. (transfer full) */
+static char *context_name(const NbdExportInfo *info, unsigned id)
+{
+    switch (id) {
+    case NBD_CONTEXT_ALLOCATION:
+        return g_strdup("base:allocation");
+    case NBD_CONTEXT_DEPTH:
+        return g_strdup("qemu:allocation-depth");
+    default:
+        return g_strconcat(BITMAP_PREFIX,
+                           info->bitmaps[id - NBD_CONTEXT_BITMAPS], NULL);
+    }
+}
+
+/* What stands for all that begin with it, where contexts are listed; where they
+ * are chosen it is none. */
+static bool is_wildcard(const char *query)
+{
+    return g_str_equal(query, "base:") || g_str_equal(query, "qemu:") ||
+           g_str_equal(query, BITMAP_PREFIX);
+}
+
+/* The contexts that @query stands for; the first of those with the same name */
+static NbdContexts match_contexts(const NbdExportInfo *info, const char *query,
+                                  bool list)
+{
+    bool all = list && is_wildcard(query);
+    NbdContexts offered = offered_contexts(info), matched = 0;
+
+    for (unsigned i = 0; i < NBD_CONTEXTS; i++) {
+        g_autofree char *name = NULL;
+
+        if (!(offered & NBD_CONTEXT_BIT(i))) {
+            continue;
+        }
+        name = context_name(info, i);
+        if (g_str_equal(query, name)) {
+            return NBD_CONTEXT_BIT(i);
+        }
+        if (all && g_str_has_prefix(name, query)) {
+            matched |= NBD_CONTEXT_BIT(i);
+        }
+    }
+    return matched;
+}
+
+static Outcome send_contexts(Negotiation *n, const NbdExportInfo *info,
+                             NbdContexts chosen)
 {
     bool list = n->option == NBD_OPT_LIST_META_CONTEXT;
 
     for (unsigned i = 0; i < NBD_CONTEXTS; i++) {
         uint32_t id = list ? 0 : GUINT32_TO_BE(i);
+        g_autofree char *name = NULL;
 
-        if ((chosen & (1u << i)) &&
-            reply_parts(n, NBD_REP_META_CONTEXT, &id, sizeof(id),
-                        contexts[i].name, strlen(contexts[i].name)) < 0) {
+        if (!(chosen & NBD_CONTEXT_BIT(i))) {
+            continue;
+        }
+        name = context_name(info, i);
+        if (reply_parts(n, NBD_REP_META_CONTEXT, &id, sizeof(id), name,
+                        strlen(name)) < 0) {
             return HANG_UP;
         }
     }
@@ -343,8 +388,8 @@ static Outcome handle_meta_context(Negotiation *n)
     bool list = n->option == NBD_OPT_LIST_META_CONTEXT;
     g_autofree char *name = get_string(&c);
     g_autoptr(NbdExportInfo) info = NULL;
+    NbdContexts chosen = 0;
     uint32_t queries;
-    unsigned offered, chosen = 0;
 
     if (!list) {
         n->conn->contexts = 0;
@@ -364,10 +409,8 @@ static Outcome handle_meta_context(Negotiation *n)
         return outcome(
             reply_error(n, NBD_REP_ERR_UNKNOWN, "there is no such export"));
     }
-    offered = 1u << NBD_CONTEXT_ALLOCATION |
-              (info->allocation_depth ? 1u << NBD_CONTEXT_DEPTH : 0);
     if (list && queries == 0) {
-        chosen = offered;
+        chosen = offered_contexts(info);
     }
     for (uint32_t i = 0; i < queries; i++) {
         g_autofree char *query = get_string(&c);
@@ -376,7 +419,7 @@ static Outcome handle_meta_context(Negotiation *n)
             return outcome(
                 reply_error(n, NBD_REP_ERR_INVALID, "malformed query"));
         }
-        chosen |= match_contexts(query, offered, list);
+        chosen |= match_contexts(info, query, list);
     }
     if (c.left > 0) {
         return outcome(
@@ -386,7 +429,7 @@ static Outcome handle_meta_context(Negotiation *n)
         n->conn->contexts = chosen;
         n->context_export = g_steal_pointer(&name);
     }
-    return send_contexts(n, chosen);
+    return send_contexts(n, info, chosen);
 }
 
 static Outcome handle_option(Negotiation *n)

@@ -150,6 +150,10 @@ enum { /* base:allocation */
     NBD_STATE_ZERO = 1 << 1,
 };
 
+enum { /* qemu:dirty-bitmap:NAME */
+    NBD_STATE_DIRTY = 1 << 0,
+};
+
 enum { /* error values */
     NBD_SUCCESS = 0,
     NBD_EPERM = 1,

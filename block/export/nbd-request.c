@@ -154,7 +154,7 @@ static int parse_contexts(NbdThread *t, uint64_t bytes)
 {
     NbdRequest *req = &t->req;
     NbdStatusPayload payload;
-    unsigned wanted = 0;
+    NbdContexts wanted = 0;
     uint32_t id;
 
     memcpy(&payload, t->buffer, sizeof(payload));
@@ -162,12 +162,12 @@ static int parse_contexts(NbdThread *t, uint64_t bytes)
     for (uint64_t at = sizeof(payload); at < bytes; at += sizeof(id)) {
         memcpy(&id, t->buffer + at, sizeof(id));
         id = GUINT32_FROM_BE(id);
-        if (id >= NBD_CONTEXTS || !(t->conn->contexts & (1u << id)) ||
-            (wanted & (1u << id))) {
+        if (id >= NBD_CONTEXTS || !(t->conn->contexts & NBD_CONTEXT_BIT(id)) ||
+            (wanted & NBD_CONTEXT_BIT(id))) {
             req->message = "a metadata context was not chosen, or comes twice";
             return -EINVAL;
         }
-        wanted |= 1u << id;
+        wanted |= NBD_CONTEXT_BIT(id);
     }
     req->contexts = wanted;
     return 0;

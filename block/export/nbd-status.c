@@ -19,6 +19,13 @@ static int64_t status_at(NbdConn *conn, unsigned context, uint64_t offset,
     BlockBackend *blk = conn->exp->common.blk;
     int ret;
 
+    if (context >= NBD_CONTEXT_BITMAPS) {
+        const NbdBitmap *b = &conn->exp->bitmaps[context - NBD_CONTEXT_BITMAPS];
+
+        return bdrv_dirty_bitmap_status(b->bitmap, offset, bytes, pnum)
+                   ? NBD_STATE_DIRTY
+                   : 0;
+    }
     if (context == NBD_CONTEXT_DEPTH) {
         return blk_allocation_depth(blk, offset, bytes, pnum);
     }
@@ -102,7 +109,7 @@ void nbd_status_run(NbdThread *t)
     int max = nbd_buffer_want(t, 2 * nbd_limits.small_buffer) /
               sizeof(NbdExtendedExtent);
     NbdExtendedExtent *extents = (NbdExtendedExtent *)t->buffer;
-    unsigned left = req->contexts;
+    NbdContexts left = req->contexts;
 
     if (req->flags & NBD_CMD_FLAG_REQ_ONE) {
         max = 1;
@@ -111,10 +118,10 @@ void nbd_status_run(NbdThread *t)
         bool sent;
         int n;
 
-        if (!(left & (1u << i))) {
+        if (!(left & NBD_CONTEXT_BIT(i))) {
             continue;
         }
-        left &= ~(1u << i);
+        left &= ~NBD_CONTEXT_BIT(i);
         n = collect_extents(t, i, extents, max);
         if (n < 0) {
             nbd_reply_error(t, n, NULL);

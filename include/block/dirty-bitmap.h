@@ -94,6 +94,11 @@ BdrvDirtyBitmap *bdrv_find_bitmap_ref(BlockDriverState *bs, JsonNode *ref,
 /* That of node @node, likewise */
 BdrvDirtyBitmap *bdrv_find_bitmap_of(const char *node, const char *name,
                                      BlockDriverState **bs, GError **errp);
+/* That of @bs or of the first node below that has one of that name, down through
+ * filters and backing files; likewise */
+BdrvDirtyBitmap *bdrv_find_bitmap_below(BlockDriverState *bs, const char *name,
+                                        BlockDriverState **bitmap_bs,
+                                        GError **errp);
 /* For a new one on @bs, bytes: the image's clusters, if they are of some size.
  * Management thread */
 uint32_t bdrv_default_bitmap_granularity(BlockDriverState *bs);
@@ -109,6 +114,9 @@ enum {
 /* False and @errp if one of @flags holds */
 bool bdrv_dirty_bitmap_check(BdrvDirtyBitmap *bitmap, unsigned flags,
                              GError **errp);
+/* The same of all that @bs has. Graph mutex held */
+bool bdrv_check_all_bitmaps(BlockDriverState *bs, unsigned flags,
+                            GError **errp);
 /* Nests. */
 void bdrv_dirty_bitmap_set_busy(BdrvDirtyBitmap *bitmap, bool busy);
 

@@ -244,8 +244,7 @@ class ExportsAsStockManagesThem(unittest.TestCase):
                     daemon.cmd("nbd-server-start",
                                {"addr": address("nbd"), name: value})
             daemon.cmd("nbd-server-start", addr=address("nbd"))
-            for name, value in (("iothread", "t0"), ("fixed-iothread", True),
-                                ("bitmaps", ["b0"])):
+            for name, value in (("iothread", "t0"), ("fixed-iothread", True)):
                 with self.assertRaisesRegex(QMPError, name):
                     daemon.cmd(*export("e0", **{name: value}))
 

@@ -27,6 +27,8 @@ class Schema:
     def members(self, name, prefix=""):
         """Dotted names of all scalar members of a type, its branches' too"""
         entity = self.entities[name]
+        if entity["meta-type"] == "array":
+            return {f"{prefix}0"}
         if entity["meta-type"] != "object":
             return {prefix.rstrip(".")}
         found = set()

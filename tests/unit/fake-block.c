@@ -3,11 +3,12 @@
 
 #include <string.h>
 
+#include "block/block-int.h"
 #include "monitor/qmp.h"
 #include "util/error.h"
 
-struct BlockDriverState {
-    int unused;
+struct BdrvDirtyBitmap {
+    char *name;
 };
 
 struct BlockBackend {
@@ -47,6 +48,9 @@ void fake_reset(int64_t size)
     memset(fake.count, 0, sizeof(fake.count));
     fake.last_flags = 0;
     fake.events = g_strdup("");
+    fake.dirty = 0;
+    fake.recording = true;
+    g_assert(fake.busy == 0);
 }
 
 void fake_hold(bool hold)
@@ -312,6 +316,85 @@ void bdrv_unref(BlockDriverState *bs)
 
 void bdrv_unref_later(BlockDriverState *bs)
 {
+}
+
+BlockDriverState *bdrv_ref(BlockDriverState *bs)
+{
+    return bs;
+}
+
+/* ---- dirty bitmaps ------------------------------------------------------ */
+
+const SchemaType bitmap_ref_list_type = {
+    .name = "BlockDirtyBitmapOrStrList",
+    .kind = SCHEMA_ARRAY,
+    .element = &schema_str,
+};
+
+BdrvDirtyBitmap *bdrv_find_bitmap_below(BlockDriverState *bs, const char *name,
+                                        BlockDriverState **bitmap_bs,
+                                        GError **errp)
+{
+    static GPtrArray *bitmaps;
+    BdrvDirtyBitmap *bitmap;
+    guint i;
+
+    if (g_str_equal(name, "missing")) {
+        error_setg(errp, "Bitmap '%s' is not found", name);
+        return NULL;
+    }
+    *bitmap_bs = bs;
+    if (!bitmaps) {
+        bitmaps = g_ptr_array_new();
+    }
+    for (i = 0; i < bitmaps->len; i++) {
+        bitmap = bitmaps->pdata[i];
+        if (g_str_equal(bitmap->name, name)) {
+            return bitmap;
+        }
+    }
+    bitmap = g_new(BdrvDirtyBitmap, 1);
+    bitmap->name = g_strdup(name);
+    g_ptr_array_add(bitmaps, bitmap);
+    return bitmap;
+}
+
+BdrvDirtyBitmap *bdrv_find_bitmap_ref(BlockDriverState *bs, JsonNode *ref,
+                                      BlockDriverState **bitmap_bs,
+                                      GError **errp)
+{
+    return bdrv_find_bitmap_below(bs, json_node_get_string(ref), bitmap_bs,
+                                  errp);
+}
+
+bool bdrv_dirty_bitmap_check(BdrvDirtyBitmap *bitmap, unsigned flags,
+                             GError **errp)
+{
+    return true;
+}
+
+bool bdrv_dirty_bitmap_enabled(BdrvDirtyBitmap *bitmap)
+{
+    return fake.recording;
+}
+
+void bdrv_dirty_bitmap_set_busy(BdrvDirtyBitmap *bitmap, bool busy)
+{
+    fake.busy += busy ? 1 : -1;
+}
+
+const char *bdrv_dirty_bitmap_name(const BdrvDirtyBitmap *bitmap)
+{
+    return bitmap->name;
+}
+
+bool bdrv_dirty_bitmap_status(BdrvDirtyBitmap *bitmap, int64_t offset,
+                              int64_t bytes, int64_t *pnum)
+{
+    bool dirty = offset < fake.dirty;
+
+    *pnum = dirty ? MIN(bytes, fake.dirty - offset) : bytes;
+    return dirty;
 }
 
 typedef struct Call {

@@ -10,7 +10,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "block/block.h"
+#include "block/dirty-bitmap.h"
 #include "util/thread.h"
 
 typedef enum FakeOp {
@@ -51,6 +51,12 @@ typedef struct FakeDisk {
     unsigned count[FAKE_OPS];
     int last_flags; /* of the last write, zero-write */
     int backends;   /* BlockBackends there are */
+
+    /* A dirty bitmap that has whatever name is asked for, but not "missing": so
+     * many bytes from the start are dirty. */
+    int64_t dirty;
+    bool recording; /* it is enabled */
+    int busy;       /* so many have made it busy */
     char *events;   /* QMP events sent, "NAME id" each with a newline */
 } FakeDisk;
 

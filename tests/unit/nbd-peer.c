@@ -71,6 +71,7 @@ void peer_server_stop(void)
     ck_assert_uint_eq(nbd_conn_count(), 0);
     ck_assert_uint_eq(nbd_buffer_total(), 0);
     ck_assert_int_eq(fake.backends, 0);
+    ck_assert_int_eq(fake.busy, 0);
     ck_assert_int_eq(g_rmdir(folder), 0);
     g_clear_pointer(&folder, g_free);
 }

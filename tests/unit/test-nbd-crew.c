@@ -328,9 +328,9 @@ START_TEST(test_export_options)
     peer_export_add("{\"type\": \"nbd\", \"id\": \"e\", \"iothread\": \"t\","
                     " \"node-name\": \"disk0\"}",
                     "Parameter 'iothread' is unexpected");
-    peer_export_add("{\"type\": \"nbd\", \"id\": \"e\", \"bitmaps\": [],"
+    peer_export_add("{\"type\": \"nbd\", \"id\": \"e\", \"tls-creds\": \"t\","
                     " \"node-name\": \"disk0\"}",
-                    "Parameter 'bitmaps' is unexpected");
+                    "Parameter 'tls-creds' is unexpected");
     peer_export_add(long_name, name_error);
     peer_export_add(description, description_error);
     ck_assert_int_eq(fake.backends, 2);
@@ -347,6 +347,49 @@ START_TEST(test_export_options)
         "\"shutting-down\": false}, "
         "{\"id\": \"e.2_x-Y\", \"type\": \"nbd\", \"node-name\": \"disk0\", "
         "\"shutting-down\": false}]");
+}
+END_TEST
+
+/* An export of @n bitmaps */
+static char *with_bitmaps(const char *name, unsigned n, bool writable)
+{
+    GString *s = g_string_new(NULL);
+
+    g_string_printf(s,
+                    "{\"type\": \"nbd\", \"id\": \"%s\", \"name\": \"%s\","
+                    " \"node-name\": \"disk0\", \"writable\": %s,"
+                    " \"bitmaps\": [",
+                    name, name, writable ? "true" : "false");
+    while (n-- > 0) {
+        g_string_append_printf(s, "\"b%u\"%s", n, n ? ", " : "");
+    }
+    g_string_append(s, "]}");
+    return g_string_free(s, FALSE);
+}
+
+/* Those of exports are busy, from then until it is gone. */
+START_TEST(test_export_bitmaps)
+{
+    g_autofree char *most = with_bitmaps("most", 62, true);
+    g_autofree char *too_many = with_bitmaps("more", 63, true);
+    g_autofree char *frozen = with_bitmaps("frozen", 2, false);
+
+    peer_export_add(too_many, "Too many bitmaps: 63, at most 62");
+    peer_export_add("{\"type\": \"nbd\", \"id\": \"e\", \"writable\": true,"
+                    " \"bitmaps\": [\"b0\", \"missing\"],"
+                    " \"node-name\": \"disk0\"}",
+                    "Bitmap 'missing' is not found");
+    peer_export_add(frozen,
+                    "Enabled bitmap 'b1' incompatible with readonly export");
+    ck_assert_int_eq(fake.busy, 0);
+    ck_assert_int_eq(fake.backends, 2);
+    peer_export_add(most, NULL);
+    ck_assert_int_eq(fake.busy, 62);
+    fake.recording = false;
+    peer_export_add(frozen, NULL);
+    ck_assert_int_eq(fake.busy, 64);
+    ck_assert(block_export_del("most", BLOCK_EXPORT_SAFE, NULL));
+    ck_assert_int_eq(fake.busy, 2);
 }
 END_TEST
 
@@ -596,6 +639,7 @@ int main(void)
 
     tcase_add_checked_fixture(exports, setup, teardown);
     tcase_add_test(exports, test_export_options);
+    tcase_add_test(exports, test_export_bitmaps);
     tcase_add_test(exports, test_del_safe);
     tcase_add_test(exports, test_del_hard);
     tcase_add_test(exports, test_del_hard_in_flight);

@@ -379,25 +379,31 @@ END_TEST
 
 /* ---- contexts that a request names -------------------------------------- */
 
-static int open_two_contexts(void)
+static int open_two_contexts(const char *export, const char *one,
+                             const char *other)
 {
     g_autoptr(GByteArray) data = g_byte_array_new();
     int fd = peer_connect();
 
     peer_client_flags(fd, NBD_FLAG_FIXED_NEWSTYLE);
     peer_simple_option(fd, NBD_OPT_EXTENDED_HEADERS, NULL, 0, NBD_REP_ACK);
-    peer_put_string(data, "ro");
+    peer_put_string(data, export);
     peer_put_u32(data, 2);
-    peer_put_string(data, "qemu:allocation-depth");
-    peer_put_string(data, "base:allocation");
+    peer_put_string(data, one);
+    peer_put_string(data, other);
     peer_option(fd, NBD_OPT_SET_META_CONTEXT, data->data, data->len);
     for (int i = 0; i < 3; i++) {
         g_free(peer_option_reply(fd, NBD_OPT_SET_META_CONTEXT,
                                  i < 2 ? NBD_REP_META_CONTEXT : NBD_REP_ACK,
                                  NULL));
     }
-    peer_go(fd, "ro");
+    peer_go(fd, export);
     return fd;
+}
+
+static int open_depth_and_allocation(void)
+{
+    return open_two_contexts("ro", "qemu:allocation-depth", "base:allocation");
 }
 
 /* Ask for the first 8192 bytes in the contexts of @ids. */
@@ -417,7 +423,7 @@ static void ask_contexts(int fd, uint64_t length, int n, uint32_t *ids)
 
 START_TEST(test_contexts_named)
 {
-    int fd = open_two_contexts();
+    int fd = open_depth_and_allocation();
     g_autofree char *depth = NULL, *first = NULL, *second = NULL;
     bool done;
 
@@ -437,9 +443,48 @@ START_TEST(test_contexts_named)
 }
 END_TEST
 
+/* The first and the last of as many bitmaps as there can be */
+START_TEST(test_bitmap_contexts)
+{
+    g_autoptr(GString) export = g_string_new(
+        "{\"type\": \"nbd\", \"id\": \"e2\", \"name\": \"bits\","
+        " \"node-name\": \"disk0\", \"writable\": true, \"bitmaps\": [\"b0\"");
+    uint32_t ids[] = { NBD_CONTEXTS - 1, NBD_CONTEXT_BITMAPS };
+    int fd, i;
+
+    for (i = 1; i < NBD_MAX_BITMAPS; i++) {
+        g_string_append_printf(export, ", \"b%d\"", i);
+    }
+    g_string_append(export, "]}");
+    peer_export_add(export->str, NULL);
+    fake.dirty = 5000;
+    fd = open_two_contexts("bits", "qemu:dirty-bitmap:b61",
+                           "qemu:dirty-bitmap:b0");
+    for (i = 0; i < 2; i++) {
+        g_autofree char *one = NULL, *first = NULL, *second = NULL;
+        bool done;
+
+        ask_contexts(fd, 8192, 1, &ids[i]);
+        one = read_extents(fd, 0, ids[i], &done);
+        ck_assert(done);
+        ck_assert_str_eq(one, "5000:1 3192:0");
+
+        peer_request_extended(fd, i ? NBD_CMD_FLAG_REQ_ONE : 0,
+                              NBD_CMD_BLOCK_STATUS, 3, 0, 8192);
+        first = read_extents(fd, 0, NBD_CONTEXT_BITMAPS, &done);
+        ck_assert(!done);
+        second = read_extents(fd, 0, NBD_CONTEXTS - 1, &done);
+        ck_assert(done);
+        ck_assert_str_eq(first, i ? "5000:1" : "5000:1 3192:0");
+        ck_assert_str_eq(second, first);
+    }
+    close(fd);
+}
+END_TEST
+
 START_TEST(test_contexts_refused)
 {
-    int fd = open_two_contexts();
+    int fd = open_depth_and_allocation();
 
     ask_contexts(fd, 8192, 1, (uint32_t[]){ NBD_CONTEXTS });
     expect_error(fd, 3, 0, NBD_EINVAL);
@@ -478,6 +523,7 @@ int main(void)
     tcase_add_test(tc, test_hangs_up);
     tcase_add_test(tc, test_not_for_others);
     tcase_add_test(tc, test_contexts_named);
+    tcase_add_test(tc, test_bitmap_contexts);
     tcase_add_test(tc, test_contexts_refused);
     suite_add_tcase(s, tc);
     tcase_add_checked_fixture(longer, setup_long, teardown);

@@ -389,6 +389,56 @@ START_TEST(test_contexts)
 }
 END_TEST
 
+/* Bitmaps: their names may be like anything else's. */
+START_TEST(test_bitmap_contexts)
+{
+    static const struct {
+        uint32_t option;
+        const char *queries[3];
+        const char *names;
+    } cases[] = {
+        { NBD_OPT_LIST_META_CONTEXT,
+          { NULL },
+          "base:allocation qemu:dirty-bitmap:a qemu:dirty-bitmap:a:b"
+          " qemu:dirty-bitmap:a:" },
+        { NBD_OPT_LIST_META_CONTEXT,
+          { "qemu:" },
+          "qemu:dirty-bitmap:a qemu:dirty-bitmap:a:b qemu:dirty-bitmap:a:" },
+        { NBD_OPT_LIST_META_CONTEXT,
+          { "qemu:dirty-bitmap:" },
+          "qemu:dirty-bitmap:a qemu:dirty-bitmap:a:b qemu:dirty-bitmap:a:" },
+        { NBD_OPT_LIST_META_CONTEXT,
+          { "qemu:dirty-bitmap:a:" },
+          "qemu:dirty-bitmap:a:" },
+        { NBD_OPT_LIST_META_CONTEXT,
+          { "qemu:dirty-bitmap", "qemu:dirty-bitmap:b", "a" },
+          "" },
+        { NBD_OPT_SET_META_CONTEXT,
+          { "qemu:", "qemu:dirty-bitmap:", "base:" },
+          "" },
+        { NBD_OPT_SET_META_CONTEXT,
+          { "qemu:dirty-bitmap:a:b", "base:allocation", "qemu:dirty-bitmap:c" },
+          "base:allocation qemu:dirty-bitmap:a:b" },
+    };
+    int fd = connect_fixed();
+
+    peer_export_add("{\"type\": \"nbd\", \"id\": \"e2\", \"name\": \"bits\","
+                    " \"node-name\": \"disk0\", \"writable\": true,"
+                    " \"bitmaps\": [\"a\", \"a:b\", \"a:\"]}",
+                    NULL);
+    peer_simple_option(fd, NBD_OPT_STRUCTURED_REPLY, NULL, 0, NBD_REP_ACK);
+    for (guint i = 0; i < G_N_ELEMENTS(cases); i++) {
+        const char *queries[4] = { NULL };
+        g_autofree char *names = NULL;
+
+        memcpy(queries, cases[i].queries, sizeof(cases[i].queries));
+        names = ask_contexts(fd, cases[i].option, "bits", queries);
+        ck_assert_str_eq(names, cases[i].names);
+    }
+    close(fd);
+}
+END_TEST
+
 START_TEST(test_bad_contexts)
 {
     static const struct {
@@ -496,6 +546,7 @@ int main(void)
     tcase_add_test(tc, test_export_name);
     tcase_add_test(tc, test_export_name_unknown);
     tcase_add_test(tc, test_contexts);
+    tcase_add_test(tc, test_bitmap_contexts);
     tcase_add_test(tc, test_bad_contexts);
     tcase_add_test(tc, test_contexts_forgotten);
     tcase_add_test(tc, test_noise);
