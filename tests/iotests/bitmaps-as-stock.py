@@ -26,7 +26,8 @@ class Disks:
     to over NBD, and a null disk n of the size of q"""
 
     def __init__(self, name, **options):
-        socket_path = path(name + ".nbd")
+        self.name = name
+        self.socket = path(name + ".nbd")
         raw, qcow2 = path(name + ".raw"), path(name + ".qcow2")
         with open(raw, "wb") as file:
             file.truncate(SIZE)
@@ -35,19 +36,18 @@ class Disks:
         with contextlib.ExitStack() as stack:
             stack.callback(os.unlink, raw)
             stack.callback(os.unlink, qcow2)
-            stack.callback(remove_socket, socket_path)
+            stack.callback(remove_socket, self.socket)
             self.daemon = stack.enter_context(iotests.Daemon(
                 "--blockdev", f"file,node-name=rf,filename={raw}",
                 "--blockdev", "raw,node-name=r,file=rf,discard=unmap",
                 "--blockdev", f"file,node-name=qf,filename={qcow2}",
                 "--blockdev", "qcow2,node-name=q,file=qf",
                 "--blockdev", f"null-co,node-name=n,size={4 * MiB}",
-                "--nbd-server", f"addr.type=unix,addr.path={socket_path}",
+                "--nbd-server", f"addr.type=unix,addr.path={self.socket}",
                 "--export", "nbd,id=r,node-name=r,writable=on",
                 "--export", "nbd,id=q,node-name=q,writable=on", **options))
-            self._guests = {
-                node: stack.enter_context(nbd.NBD(socket_path, node))
-                for node in "rq"}
+            self._guests = {node: nbd.NBD(self.socket, node) for node in "rq"}
+            stack.callback(self._leave)
             self._stack = stack.pop_all()
 
     def __enter__(self):
@@ -56,21 +56,61 @@ class Disks:
     def __exit__(self, *error):
         return self._stack.__exit__(*error)
 
+    def _leave(self):
+        for guest in self._guests.values():
+            guest.close()
+
+    def _own(self, value):
+        """The same with this daemon's files for strings like "@disk" """
+        if isinstance(value, dict):
+            return {key: self._own(member) for key, member in value.items()}
+        if isinstance(value, list):
+            return [self._own(element) for element in value]
+        if isinstance(value, str) and value.startswith("@"):
+            return path(f"{self.name}.{value[1:]}")
+        return value
+
     def do(self, command, arguments):
-        """What a command returns, or how it fails; or a guest's request"""
+        """What a command returns, or how it fails; or a guest's request; or
+        both wait until its job is in some state; or have a guest go, or come
+        again"""
         if command in self._guests:
             method, *rest = arguments
             return getattr(self._guests[command], method)(*rest)
+        if command == "until":
+            status, *step = arguments
+            result = self.do(*step)
+            job = step[1].get("job-id", step[1].get("id"))
+            self.daemon.qmp.wait_job(job, status)
+            return result
+        if command == "unexport":
+            self.daemon.cmd("block-export-del", id=arguments, mode="hard")
+            self.daemon.qmp.wait_event("BLOCK_EXPORT_DELETED", id=arguments)
+            return None
+        if command == "connect":
+            self._guests[arguments].close()
+            self._guests[arguments] = nbd.NBD(self.socket, arguments)
+            return None
         try:
-            return self.daemon.cmd(command, arguments)
+            return self.daemon.cmd(command, self._own(arguments))
         except QMPError as error:
             return {"class": error.error_class, "desc": error.desc}
 
+    def file(self, kind, file_format):
+        """Another image, of the size of q"""
+        iotests.qemu_img("create", "-q", "-f", file_format,
+                         self._own("@" + kind), str(4 * MiB))
+        self._stack.callback(os.unlink, self._own("@" + kind))
+
     def bitmaps(self):
-        """All there is to see: rows of query-named-block-nodes, and hashes"""
+        """All there is to see: rows of query-named-block-nodes, and hashes.
+        Not of what jobs have for themselves"""
         seen = {}
         for info in self.daemon.cmd("query-named-block-nodes", flat=True):
-            rows = info.get("dirty-bitmaps", [])
+            rows = [row for row in info.get("dirty-bitmaps", [])
+                    if "name" in row]
+            if info["node-name"].startswith("#") and not rows:
+                continue  # an accidental name
             seen[info["node-name"]] = [
                 (row, self.daemon.cmd("x-debug-block-dirty-bitmap-sha256",
                                       node=info["node-name"],
@@ -170,10 +210,14 @@ class Walk:
 
 class BitmapsAsStock(unittest.TestCase):
 
-    def run_both(self, steps):
-        """Each a command or write, or a function that tells it"""
+    def run_both(self, steps, files=()):
+        """Each a command or write, or a function that tells it. @files: more
+        images, by name and format"""
         with Disks("ours") as ours, \
                 Disks("stock", program=iotests.STOCK_DAEMON) as stock:
+            for name, file_format in files:
+                ours.file(name, file_format)
+                stock.file(name, file_format)
             for number, step in enumerate(steps):
                 if callable(step):
                     step = step(ours.bitmaps())
@@ -288,6 +332,106 @@ class BitmapsAsStock(unittest.TestCase):
             transaction(bitmap_command("clear", "q", "b0"),
                         completion_mode="grouped"),
             transaction()])
+
+    def test_resize(self):
+        def to(size):
+            return ("block_resize", {"node-name": "r", "size": size})
+
+        export = ("block-export-add", {"type": "nbd", "id": "r",
+                                       "node-name": "r", "writable": True})
+        self.run_both([
+            bitmap_command("add", "r", "fine", granularity=512),
+            bitmap_command("add", "r", "b0"),
+            bitmap_command("add", "r", "coarse", granularity=4 * MiB),
+            bitmap_command("add", "rf", "below"),
+            write("r", SIZE - 512, 512),
+            write("r", MiB, 512),
+            ("unexport", "r"),
+            # What is new is clean, but for what the last granule has of it.
+            to(9 * MiB + 512),
+            to(9 * MiB + 1024),
+            export,
+            ("connect", "r"),
+            write("r", 9 * MiB, 1024),
+            write("r", 5 * MiB, 512),
+            ("unexport", "r"),
+            to(5 * MiB + 512),
+            to(512),
+            # What was cut off does not come back.
+            to(9 * MiB),
+            bitmap_command("add", "r", "b1"),
+            export,
+            ("connect", "r"),
+            write("r", 8 * MiB, 512),
+            merge("r", "b0", "b1"),
+            bitmap_command("remove", "r", "b1")])
+
+    def test_snapshot_and_commit(self):
+        """Bitmaps stay with their nodes, wherever guests write to."""
+        self.run_both([
+            bitmap_command("add", "q", "b0"),
+            write("q", 0, 64 * KiB),
+            ("blockdev-add", {
+                "driver": "qcow2", "node-name": "ov", "backing": None,
+                "file": {"driver": "file", "filename": "@overlay"}}),
+            bitmap_command("add", "ov", "b0"),
+            transaction(
+                bitmap_command("add", "q", "b1"),
+                ("blockdev-snapshot", {"node": "q", "overlay": "ov"}),
+                bitmap_command("add", "ov", "b1")),
+            write("q", MiB, 64 * KiB),
+            bitmap_command("disable", "q", "b0"),
+            ("until", ("ready", "block-commit", {"job-id": "c",
+                                                 "device": "ov"})),
+            ("until", ("null", "job-complete", {"id": "c"})),
+            write("q", 3 * MiB, 64 * KiB),
+            bitmap_command("clear", "q", "b1"),
+            ("blockdev-del", {"node-name": "ov"}),
+            write("q", 0, 512)], files=[("overlay", "qcow2")])
+
+    def test_mirror(self):
+        """The source keeps its bitmaps when its guests have left it."""
+        self.run_both([
+            ("blockdev-add", {"driver": "file", "filename": "@target",
+                              "node-name": "m"}),
+            bitmap_command("add", "q", "b0"),
+            bitmap_command("add", "q", "b1", disabled=True),
+            write("q", 0, 64 * KiB),
+            ("until", ("ready", "blockdev-mirror", {
+                "job-id": "m", "device": "q", "target": "m",
+                "sync": "full"})),
+            write("q", MiB, 64 * KiB),
+            bitmap_command("add", "q", "b2"),
+            bitmap_command("enable", "q", "b1"),
+            write("q", 2 * MiB, 64 * KiB),
+            ("until", ("null", "job-complete", {"id": "m"})),
+            bitmap_command("add", "m", "b0"),
+            write("q", 3 * MiB, 64 * KiB),
+            merge("m", "b0", {"node": "q", "name": "b2"}),
+            ("blockdev-del", {"node-name": "q"})], files=[("target", "raw")])
+
+    def test_reopen(self):
+        options = {"driver": "qcow2", "node-name": "q", "file": "qf"}
+
+        self.run_both([
+            bitmap_command("add", "q", "b0"),
+            bitmap_command("add", "qf", "b0", disabled=True),
+            write("q", 0, 64 * KiB),
+            ("blockdev-reopen", {"options": [{**options,
+                                              "discard": "unmap"}]}),
+            write("q", MiB, 64 * KiB),
+            ("unexport", "q"),
+            ("blockdev-reopen", {"options": [{**options,
+                                              "read-only": True}]}),
+            bitmap_command("add", "q", "b1"),
+            bitmap_command("clear", "q", "b0"),
+            bitmap_command("disable", "q", "b0"),
+            merge("q", "b1", "b0"),
+            bitmap_command("remove", "q", "b0"),
+            ("blockdev-reopen", {"options": [options]}),
+            bitmap_command("enable", "q", "b1"),
+            ("blockdev-del", {"node-name": "q"}),
+            ("blockdev-add", options)])
 
     def test_at_random(self):
         for seed in range(3):
