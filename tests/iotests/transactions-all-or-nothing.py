@@ -167,6 +167,38 @@ class Snapshots(unittest.TestCase):
                     self.assertLessEqual(numbers[0], after + 1)
             writer.end()
 
+    def check_all_kinds(self, daemon):
+        """All actions there are, and then it fails: bitmaps have what they had,
+        jobs and their filters are gone."""
+        def bitmap(verb, node, name, **more):
+            return action("block-dirty-bitmap-" + verb, node=node, name=name,
+                          **more)
+
+        self.assertIsNone(daemon.transaction(
+            *(bitmap("add", "a", name) for name in ("kept", "off", "gone"))))
+        with daemon.client("a") as client:
+            client.pwrite(MiB, b"marked".ljust(512))
+        before = daemon.state()
+        all_kinds = [
+            bitmap("add", "a", "new"), bitmap("clear", "a", "kept"),
+            bitmap("disable", "a", "off"), bitmap("enable", "a", "off"),
+            bitmap("disable", "a", "off"), bitmap("remove", "a", "gone"),
+            action("block-dirty-bitmap-merge", node="a", target="kept",
+                   bitmaps=["off"]),
+            snapshot("a", "a-overlay"),
+            bitmap("add", "a-overlay", "new"),
+            action("blockdev-backup", job_id="j0", device="a-overlay",
+                   target="c-overlay", sync="full"),
+            action("blockdev-backup", job_id="j1", device="b",
+                   target="b-overlay", sync="top")]
+        for n in range(1, len(all_kinds) + 1):
+            self.assertEqual(
+                daemon.transaction(*all_kinds[:n], action("abort")),
+                "Transaction aborted using Abort action")
+            self.assertEqual(daemon.state(), before)
+        for name in "kept", "off", "gone":
+            daemon.cmd("block-dirty-bitmap-remove", node="a", name=name)
+
     def test_nothing(self):
         """An action that fails takes those before it back."""
         with Disks() as daemon, daemon.client("a") as client:
@@ -191,6 +223,7 @@ class Snapshots(unittest.TestCase):
                 client.pwrite(512, b"after".ljust(512))
                 self.assertEqual(client.pread(0, 1024), b"before".ljust(512) +
                                  b"after".ljust(512))
+            self.check_all_kinds(daemon)
             client.flush()
             self.assertEqual(first_sector("a"), b"before".ljust(512))
             # It can still be done.
