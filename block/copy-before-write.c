@@ -158,6 +158,7 @@ BlockDriverState *cbw_new(const char *node_name, BlockDriverState *target,
     CopyBeforeWrite *s;
 
     if (!bs) {
+        g_prefix_error(errp, "Could not create node: ");
         return NULL;
     }
     s = bs->opaque;
