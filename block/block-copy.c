@@ -502,6 +502,11 @@ static int take(BlockCopy *bc, BlockCopyOp *op, int64_t *pos, int64_t end)
     return 0;
 }
 
+unsigned block_copy_waiting(BlockCopy *bc)
+{
+    return range_lock_waiting(bc->ranges);
+}
+
 int block_copy(BlockCopy *bc, BlockDriverState *source, int64_t offset,
                int64_t bytes, bool *is_read)
 {

@@ -66,6 +66,9 @@ void block_copy_learn_target(BlockCopy *bc,
                                         int64_t bytes, int64_t *pnum),
                              void *opaque);
 
+/* How many guests wait for somebody else who copies */
+unsigned block_copy_waiting(BlockCopy *bc);
+
 /* ---- for workers -------------------------------------------------------- */
 
 /* One who copies; zeroed at first */
