@@ -143,15 +143,104 @@ static BlockDriverState *skip_filters(BlockDriverState *bs,
     return bs;
 }
 
+static BlockDriverState *next_below(BlockDriverState *bs,
+                                    BlockDriverState *base)
+{
+    return bs->backing ? skip_filters(bs->backing->bs, base) : NULL;
+}
+
+/*
+ * Is what the uppermost @levels nodes said true still: they have nothing of their
+ * own there? *@pnum: how far. 1, or 0, or -errno
+ */
+static int still_below(BlockDriverState *bs, BlockDriverState *base, int levels,
+                       int64_t offset, int64_t *pnum)
+{
+    BlockDriverState *p = skip_filters(bs, base);
+
+    for (; p && p != base && levels > 0; levels--) {
+        BlockDriverState *file;
+        int64_t n, map;
+        int ret = bdrv_block_status(p, 0, offset, *pnum, &n, &map, &file);
+
+        if (ret < 0 || (ret & BDRV_BLOCK_ALLOCATED)) {
+            return MIN(ret, 0);
+        }
+        /* What is not there any more has nothing. */
+        *pnum = n > 0 ? n : *pnum;
+        p = next_below(p, base);
+    }
+    return 1;
+}
+
+/* Does somebody write to a node below @bs, of those that were asked? */
+static bool written_below(BlockDriverState *bs, BlockDriverState *base,
+                          int levels)
+{
+    BlockDriverState *p = skip_filters(bs, base);
+
+    while (p && p != base && --levels > 0) {
+        p = next_below(p, base);
+        if (p &&
+            (__atomic_load_n(&p->perm, __ATOMIC_RELAXED) & BLK_PERM_WRITE)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/*
+ * One look at a chain, from above. *@levels: how many nodes were asked; *@found: the
+ * one that has it, counted from 1, or 0
+ */
+static int look_down(BlockDriverState *bs, BlockDriverState *base,
+                     unsigned want, int64_t offset, int64_t bytes,
+                     int64_t *pnum, int64_t *map, BlockDriverState **file,
+                     int *levels, int *found)
+{
+    BlockDriverState *p = skip_filters(bs, base);
+
+    *levels = *found = 0;
+    for (; p && p != base; p = next_below(p, base)) {
+        int ret = bdrv_block_status(p, want, offset, bytes, pnum, map, file);
+
+        ++*levels;
+        if (ret < 0) {
+            return ret;
+        }
+        if (*pnum == 0) {
+            if (*levels == 1) {
+                return -EIO; /* the disk has just shrunk */
+            }
+            /* Too short: what is not there is zero, and that is all of it. */
+            ret = BDRV_BLOCK_ZERO | BDRV_BLOCK_ALLOCATED;
+            *pnum = bytes;
+            *file = p;
+        }
+        if (ret & BDRV_BLOCK_ALLOCATED) {
+            *found = *levels;
+            return ret;
+        }
+        bytes = *pnum;
+    }
+    *pnum = bytes;
+    *map = 0;
+    *file = NULL;
+    return base ? 0 : BDRV_BLOCK_ZERO;
+}
+
+/*
+ * Where a node below is written to, what it had may be copied to a node above first,
+ * so that it is read there from then on (backups, copy-before-write). Zeroes that it has
+ * are those of the chain only if that has not happened by the time they were seen.
+ */
 int bdrv_block_status_above(BlockDriverState *bs, BlockDriverState *base,
                             unsigned want, int64_t offset, int64_t bytes,
                             int64_t *pnum, int64_t *map,
                             BlockDriverState **file, int *depth)
 {
     int64_t length = bdrv_driver_getlength(bs);
-    BlockDriverState *p = skip_filters(bs, base);
-    int level = 0, found = 0;
-    int ret = 0;
+    int levels, found, ret, same;
 
     *pnum = 0;
     *map = 0;
@@ -169,33 +258,18 @@ int bdrv_block_status_above(BlockDriverState *bs, BlockDriverState *base,
     if (bytes == 0) {
         return 0;
     }
-    while (p && p != base) {
-        level++;
-        ret = bdrv_block_status(p, want, offset, bytes, pnum, map, file);
-        if (ret < 0) {
-            return ret;
+    do {
+        ret = look_down(bs, base, want, offset, bytes, pnum, map, file, &levels,
+                        &found);
+        same = 1;
+        if (ret >= 0 && !(ret & BDRV_BLOCK_DATA) &&
+            written_below(bs, base, levels)) {
+            same =
+                still_below(bs, base, found ? found - 1 : levels, offset, pnum);
         }
-        if (*pnum == 0) {
-            if (level == 1) {
-                return -EIO; /* the disk has just shrunk */
-            }
-            /* Too short: what is not there is zero, and that is all of it. */
-            ret = BDRV_BLOCK_ZERO | BDRV_BLOCK_ALLOCATED;
-            *pnum = bytes;
-            *file = p;
-        }
-        if (ret & BDRV_BLOCK_ALLOCATED) {
-            found = level;
-            break;
-        }
-        bytes = *pnum;
-        p = p->backing ? skip_filters(p->backing->bs, base) : NULL;
-    }
-    if (!found) {
-        ret = base ? 0 : BDRV_BLOCK_ZERO;
-        *pnum = bytes;
-        *map = 0;
-        *file = NULL;
+    } while (same == 0);
+    if (ret < 0 || same < 0) {
+        return MIN(ret, same);
     }
     if (depth) {
         *depth = found;

@@ -125,6 +125,35 @@ START_TEST(test_status)
 }
 END_TEST
 
+/* When base is asked, what it has is copied above, and a guest zeroes it. */
+static int copied_meanwhile(MemDisk *disk, MemOp op, int64_t offset,
+                            int64_t bytes)
+{
+    CowState *to = disk->opaque;
+
+    if (op == MEM_STATUS) {
+        to->blocks[0] = to->blocks[1] = COW_DATA;
+        memset(disk->data, 0, 4 * COW_BLOCK);
+    }
+    return 0;
+}
+
+START_TEST(test_status_while_copied)
+{
+    BlockBackend *guest = blk_new("guest", false, WRITE, ALL);
+    BlockDriverState *to = _i ? top : mid;
+    const Want want[] = { { 0, 2, DATA, _i ? 1 : 2 } };
+
+    bdrv_graph_lock();
+    ck_assert(blk_attach(guest, base, NULL));
+    disks[0]->opaque = cow_state(to);
+    disks[0]->hook = copied_meanwhile;
+    assert_status(top, NULL, want, 1);
+    blk_free(guest);
+    bdrv_graph_unlock();
+}
+END_TEST
+
 START_TEST(test_status_nothing_below)
 {
     static const Want want[] = {
@@ -507,6 +536,7 @@ int main(void)
     tcase_add_test(tc, test_read);
     tcase_add_test(tc, test_read_error);
     tcase_add_test(tc, test_status);
+    tcase_add_loop_test(tc, test_status_while_copied, 0, 2);
     tcase_add_test(tc, test_status_nothing_below);
     tcase_add_test(tc, test_status_filters);
     tcase_add_test(tc, test_status_file_ends);
