@@ -42,11 +42,14 @@ struct BlockBackend {
 typedef struct Request {
     BlockBackend *blk;
     BlockDriverState *bs;
+    BlockBackend *outer; /* of the request around it, or NULL */
     BdrvCancel *outer_cancel;
     BdrvCancel *outer_within; /* what is around that */
 } Request;
 
+/* Of the request that this thread is in, or NULL */
 static __thread BdrvCancel *request_cancel;
+static __thread BlockBackend *request_blk;
 
 /* ---- the gate ----------------------------------------------------------- */
 
@@ -437,6 +440,7 @@ static int request_begin(Request *req, BlockBackend *blk, int64_t offset,
     }
     *req = (Request){ .blk = blk,
                       .bs = blk->root->bs,
+                      .outer = request_blk,
                       .outer_cancel = request_cancel };
     length = bdrv_driver_getlength(req->bs);
     if (length < 0 || offset > length || bytes > length - offset) {
@@ -445,12 +449,14 @@ static int request_begin(Request *req, BlockBackend *blk, int64_t offset,
     }
     req->outer_within = bdrv_wait_within(request_cancel);
     request_cancel = blk->cancel;
+    request_blk = blk;
     return 0;
 }
 
 static void request_end(Request *req)
 {
     request_cancel = req->outer_cancel;
+    request_blk = req->outer;
     bdrv_wait_within(req->outer_within);
     gate_leave(req->blk);
 }
@@ -466,6 +472,7 @@ int blk_enter(BlockBackend *blk)
     }
     if (ret == 0) {
         request_cancel = blk->cancel;
+        request_blk = blk;
     }
     return ret;
 }
@@ -473,7 +480,39 @@ int blk_enter(BlockBackend *blk)
 void blk_leave(BlockBackend *blk)
 {
     request_cancel = NULL;
+    request_blk = NULL;
     gate_leave(blk);
+}
+
+/* ---- requests in two threads -------------------------------------------- */
+
+BlockBackend *blk_share_request(void)
+{
+    if (request_blk) {
+        /* Whoever drains waits for this thread at least. */
+        g_atomic_int_inc(&request_blk->gate_state);
+    }
+    return request_blk;
+}
+
+void blk_unshare_request(BlockBackend *blk)
+{
+    gate_leave(blk);
+}
+
+void blk_continue_begin(BlockBackend *blk, BdrvCancel *cancel)
+{
+    g_assert(!request_blk);
+    request_blk = blk;
+    request_cancel = cancel;
+    bdrv_wait_within(blk->cancel);
+}
+
+void blk_continue_end(void)
+{
+    bdrv_wait_within(NULL);
+    request_cancel = NULL;
+    request_blk = NULL;
 }
 
 static bool may_write(BlockBackend *blk)

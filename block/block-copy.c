@@ -137,6 +137,11 @@ int64_t block_copy_cluster(const BlockCopy *bc)
     return bc->cluster;
 }
 
+int64_t block_copy_length(const BlockCopy *bc)
+{
+    return bc->length;
+}
+
 /* Lock held */
 static void update_count(BlockCopy *bc)
 {
@@ -200,6 +205,54 @@ bool block_copy_next_left(BlockCopy *bc, int64_t offset, int64_t *start,
     MUTEX_GUARD(&bc->lock);
     return offset < bc->length &&
            next_todo(bc, offset, bc->length, bc->length, start, bytes);
+}
+
+bool block_copy_is_left(BlockCopy *bc, int64_t offset, int64_t bytes,
+                        int64_t *pnum)
+{
+    uint64_t end;
+    bool left;
+    MUTEX_GUARD(&bc->lock);
+
+    end = sparse_bitmap_next_change(bc->todo, offset / bc->cluster,
+                                    clusters(bc, offset + bytes), &left);
+    *pnum = MIN(bytes, (int64_t)end * bc->cluster - offset);
+    return left;
+}
+
+bool block_copy_any_left(BlockCopy *bc, int64_t offset, int64_t bytes)
+{
+    int64_t end = MIN(offset + bytes, bc->length);
+    int64_t start, n;
+
+    if (__atomic_load_n(&bc->n_todo, __ATOMIC_ACQUIRE) == 0 || offset >= end) {
+        return false;
+    }
+    MUTEX_GUARD(&bc->lock);
+    return next_todo(bc, offset, end, bytes, &start, &n);
+}
+
+int block_copy_forget(BlockCopy *bc, int64_t offset, int64_t bytes)
+{
+    int64_t start = round_down(bc, offset);
+    int64_t end = round_up(bc, offset + bytes);
+    SparseBitmapGarbage *garbage;
+    RangeHold hold;
+    int ret = range_lock_acquire(bc->ranges, &hold, start, end - start, true,
+                                 bdrv_request_cancel());
+
+    if (ret < 0) {
+        return ret;
+    }
+    mutex_lock(&bc->lock);
+    sparse_bitmap_clear(bc->todo, start / bc->cluster,
+                        clusters(bc, end) - start / bc->cluster);
+    update_count(bc);
+    garbage = sparse_bitmap_take_garbage(bc->todo);
+    mutex_unlock(&bc->lock);
+    sparse_bitmap_garbage_free(garbage);
+    range_lock_release(bc->ranges, &hold);
+    return 0;
 }
 
 void block_copy_stop(BlockCopy *bc)

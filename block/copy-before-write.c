@@ -5,33 +5,62 @@
  * that alone, so what is written to the target is none of their business, but for
  * the time it takes: it is flushed by whoever wants the copy.
  */
-#include "block/copy-before-write.h"
-
-#include <inttypes.h>
-
-#include "block/dirty-bitmap.h"
+#include "block/cbw-int.h"
 #include "util/error.h"
 
-typedef struct CopyBeforeWrite {
-    BlockCopy *bc;
-    BdrvChild *target;
-    CbwFailed *failed; /* or NULL: writes fail with what the copy fails with */
-    void *opaque;
-} CopyBeforeWrite;
-
 /* ---- requests ----------------------------------------------------------- */
+
+/* A copy that another thread makes */
+typedef struct Copy {
+    BlockCopy *bc;
+    BlockDriverState *source;
+    int64_t offset, bytes;
+} Copy;
+
+static int do_copy(void *opaque)
+{
+    Copy *copy = opaque;
+    bool is_read;
+
+    return block_copy(copy->bc, copy->source, copy->offset, copy->bytes,
+                      &is_read);
+}
+
+/* A target that hangs does not hang who writes: not longer than the timeout. */
+static int copy_in_time(BlockDriverState *bs, int64_t offset, int64_t bytes)
+{
+    CopyBeforeWrite *s = bs->opaque;
+    Copy *copy;
+
+    if (!block_copy_any_left(s->bc, offset, bytes)) {
+        return 0;
+    }
+    copy = g_new(Copy, 1);
+    *copy = (Copy){ s->bc, bs->file->bs, offset, bytes };
+    return other_threads_do(s->threads, g_get_monotonic_time() + s->timeout_us,
+                            do_copy, copy, g_free);
+}
 
 static int copy_first(BlockDriverState *bs, int64_t offset, int64_t bytes)
 {
     CopyBeforeWrite *s = bs->opaque;
-    bool is_read;
-    int ret = block_copy(s->bc, bs->file->bs, offset, bytes, &is_read);
+    bool is_read = false;
+    int ret = s->threads
+                  ? copy_in_time(bs, offset, bytes)
+                  : block_copy(s->bc, bs->file->bs, offset, bytes, &is_read);
 
     /* Cancelled is the write itself. */
     if (ret < 0 && ret != -ECANCELED && s->failed) {
-        ret = s->failed(s->opaque, ret, is_read);
+        return s->failed(s->opaque, ret, is_read);
     }
-    return ret;
+    if (ret < 0 && ret != -ECANCELED && s->break_snapshot) {
+        cbw_snapshot_break(s->snapshot);
+        block_copy_stop(s->bc);
+        ret = 0;
+    }
+    return ret < 0 || !s->snapshot
+               ? ret
+               : cbw_snapshot_wait_readers(s->snapshot, offset, bytes);
 }
 
 static int cbw_preadv(BlockDriverState *bs, int64_t offset, int64_t bytes,
@@ -82,6 +111,9 @@ static void cbw_child_perm(BlockDriverState *bs, BdrvChild *child,
     if (child != bs->file) {
         g_assert(!s->target || child == s->target);
         *nperm = BLK_PERM_WRITE;
+        if (s->snapshot) {
+            *nperm |= perm & BLK_PERM_CONSISTENT_READ;
+        }
         *nshared = BLK_PERM_ALL & ~BLK_PERM_RESIZE;
         return;
     }
@@ -97,55 +129,38 @@ static void cbw_child_perm(BlockDriverState *bs, BdrvChild *child,
 
 /* ---- open and close ----------------------------------------------------- */
 
-/* The moment is now: whoever uses the node gets what it holds from now on. */
-static int open_copy(BlockDriverState *bs, GError **errp)
+static void free_state(CopyBeforeWrite *s)
 {
-    CopyBeforeWrite *s = bs->opaque;
-    BlockCopyOptions options = { .target = s->target->bs };
-    int64_t target_length = bdrv_getlength(s->target->bs);
+    other_threads_free(s->threads);
+    cbw_snapshot_free(s->snapshot);
+    block_copy_free(s->bc);
+}
 
-    options.length = bdrv_getlength(bs->file->bs);
-    if (options.length < 0 || target_length < 0) {
-        error_setg_errno(errp, -MIN(options.length, target_length),
-                         "Could not get the length of the child '%s'",
-                         options.length < 0 ? "file" : "target");
-        return -EINVAL;
-    }
-    if (target_length < options.length) {
-        error_setg(errp,
-                   "Target node '%s' is too short: %" PRId64
-                   " bytes, node '%s' has %" PRId64,
-                   bdrv_node_name(s->target->bs), target_length,
-                   bdrv_node_name(bs->file->bs), options.length);
-        return -EINVAL;
-    }
-    s->bc = block_copy_new(&options, errp);
-    if (!s->bc) {
-        return -EINVAL;
-    }
-    block_copy_add(s->bc, 0, options.length);
-    return 0;
+static void cbw_close(BlockDriverState *bs)
+{
+    free_state(bs->opaque);
 }
 
 static int cbw_open(BlockDriverState *bs, JsonObject *options, GError **errp)
 {
     CopyBeforeWrite *s = bs->opaque;
+    int ret = 0;
 
-    if (!schema_has(options, "file")) {
-        return 0; /* cbw_new() */
+    if (schema_has(options, "file")) { /* else it is cbw_new() */
+        ret = cbw_open_options(bs, s, options, errp);
     }
-    if (!bdrv_open_child(bs, options, "file", errp)) {
-        return -EINVAL;
+    if (ret < 0) {
+        free_state(s);
     }
-    s->target = bdrv_open_child(bs, options, "target", errp);
-    return s->target ? open_copy(bs, errp) : -EINVAL;
+    return ret;
 }
 
-static void cbw_close(BlockDriverState *bs)
+/* What is copied is known by its length. */
+static int cbw_truncate(BlockDriverState *bs, int64_t length, GError **errp)
 {
-    CopyBeforeWrite *s = bs->opaque;
-
-    block_copy_free(s->bc);
+    error_setg(errp, "Node '%s' cannot be resized: it keeps what is below it",
+               bs->node_name);
+    return -ENOTSUP;
 }
 
 BlockDriverState *cbw_new(const char *node_name, BlockDriverState *target,
@@ -193,34 +208,19 @@ void cbw_drop_target(BlockDriverState *filter)
     }
 }
 
-static const SchemaType cbw_options = {
-    .name = "BlockdevOptionsCbw",
-    .kind = SCHEMA_OBJECT,
-    .doc = "The contents of another node, of which what is about to be "
-           "overwritten is copied to a third one first. So that gets to hold "
-           "what the other one held when this node was made: all of it, if it "
-           "has that as its backing file.",
-    .members =
-        (const SchemaMember[]){
-            { "file", &blockdev_ref_type, .doc = "The node below." },
-            { "target", &blockdev_ref_type,
-              .doc = "The node to copy to, at least as long." },
-            { NULL },
-        },
-};
-
 const BlockDriver bdrv_copy_before_write = {
     .format_name = "copy-before-write",
     .kind = BLOCK_DRIVER_FILTER,
     .instance_size = sizeof(CopyBeforeWrite),
     .supported_write_flags = BDRV_REQ_FUA,
     .supported_zero_flags = BDRV_REQ_FUA,
-    .options = &cbw_options,
+    .options = &cbw_options_type,
     .open = cbw_open,
     .close = cbw_close,
     .preadv = cbw_preadv,
     .pwritev = cbw_pwritev,
     .pwrite_zeroes = cbw_pwrite_zeroes,
     .pdiscard = cbw_pdiscard,
+    .truncate = cbw_truncate,
     .child_perm = cbw_child_perm,
 };

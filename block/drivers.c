@@ -16,6 +16,7 @@
     D(bdrv_null_co, "null-co")                                                 \
     D(bdrv_qcow2, "qcow2")                                                     \
     D(bdrv_raw, "raw")                                                         \
+    D(bdrv_snapshot_access, "snapshot-access")                                 \
     D(bdrv_throttle, "throttle")
 
 #define DECLARE_DRIVER(driver, name) extern const BlockDriver driver;

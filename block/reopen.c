@@ -179,8 +179,9 @@ BlockDriverState *bdrv_visible_child(const BdrvChild *c)
 {
     BlockDriverState *bs = c->bs;
 
-    while (!bs->drv->reopen_options && bs->drv->kind == BLOCK_DRIVER_FILTER &&
-           bs->file) {
+    /* Jobs' filters go unnoticed, not those that blockdev-add made. */
+    while (!bs->monitor_owned && !bs->made_by && !bs->drv->reopen_options &&
+           bs->drv->kind == BLOCK_DRIVER_FILTER && bs->file) {
         bs = bs->file->bs;
     }
     return bs;

@@ -37,6 +37,7 @@ BlockCopy *block_copy_new(const BlockCopyOptions *options, GError **errp);
 /* Nobody copies any more. NULL is fine. */
 void block_copy_free(BlockCopy *bc);
 int64_t block_copy_cluster(const BlockCopy *bc);
+int64_t block_copy_length(const BlockCopy *bc);
 
 /* All clusters that the range touches are to be copied. */
 void block_copy_add(BlockCopy *bc, int64_t offset, int64_t bytes);
@@ -45,6 +46,15 @@ int64_t block_copy_left(BlockCopy *bc);
 /* The first range from @offset on that is to be copied; false: none */
 bool block_copy_next_left(BlockCopy *bc, int64_t offset, int64_t *start,
                           int64_t *bytes);
+/* Is what is at @offset still to be copied? *@pnum: how far the same holds, at most
+ * @bytes (not 0). What is not stays so. */
+bool block_copy_is_left(BlockCopy *bc, int64_t offset, int64_t bytes,
+                        int64_t *pnum);
+/* Is any of it? */
+bool block_copy_any_left(BlockCopy *bc, int64_t offset, int64_t bytes);
+/* Clusters that the range touches need not be copied any more. Waits for those who do.
+ * 0 or -ECANCELED */
+int block_copy_forget(BlockCopy *bc, int64_t offset, int64_t bytes);
 /* Nothing is copied any more, and nobody waits for it. */
 void block_copy_stop(BlockCopy *bc);
 

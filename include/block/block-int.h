@@ -388,6 +388,17 @@ void bdrv_set_read_only(BlockDriverState *bs, bool read_only);
  * NULL: to be given to bdrv_wait() by whatever a request waits for.
  */
 BdrvCancel *bdrv_request_cancel(void);
+/*
+ * The request that this thread is in is not over before it has ended in this thread,
+ * and blk_unshare_request() was called, by any. Returns the BlockBackend that it came
+ * through (borrowed: it is there until then), or NULL outside of requests.
+ */
+BlockBackend *blk_share_request(void);
+void blk_unshare_request(BlockBackend *blk);
+/* In another thread, which is in no request: what is done from begin to end belongs
+ * to a request that is shared. Waits end with @cancel (borrowed). */
+void blk_continue_begin(BlockBackend *blk, BdrvCancel *cancel);
+void blk_continue_end(void);
 
 /* How long a resize waits for requests, microseconds; only tests change it */
 extern int64_t bdrv_resize_drain_us;

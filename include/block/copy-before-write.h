@@ -31,4 +31,18 @@ BlockCopy *cbw_block_copy(BlockDriverState *filter);
 /* The target is not its child any more. It is drained and has no child "file". */
 void cbw_drop_target(BlockDriverState *filter);
 
+/*
+ * What the disk was when a node that blockdev-add made was opened. find: in @bs or what
+ * it is a filter of; or NULL. The others are about that node, inside a gate; reads and status
+ * are -EACCES where nothing is kept, or nothing any more. status: as bdrv_block_status_above() to the
+ * end of all. discard: whole clusters need not be kept any longer.
+ */
+BlockDriverState *cbw_find_snapshot(BlockDriverState *bs);
+int64_t cbw_snapshot_length(BlockDriverState *bs);
+int cbw_snapshot_preadv(BlockDriverState *bs, int64_t offset, int64_t bytes,
+                        const struct iovec *iov, int niov);
+int cbw_snapshot_status(BlockDriverState *bs, unsigned want, int64_t offset,
+                        int64_t bytes, int64_t *pnum);
+int cbw_snapshot_discard(BlockDriverState *bs, int64_t offset, int64_t bytes);
+
 #endif
