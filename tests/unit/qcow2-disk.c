@@ -9,6 +9,8 @@
 #include "block/qcow2.h"
 #include "util/iov.h"
 
+#define SECTOR 512
+
 typedef struct Record {
     int64_t offset, bytes; /* offset -1: a flush */
     uint8_t *data;
@@ -236,6 +238,22 @@ unsigned qcow2_disk_recorded(Qcow2Disk *disk)
     return disk->record->len;
 }
 
+/* A disk writes sectors as a whole, but which of them is for it to say. */
+static void store_some(GByteArray *data, const Record *r, GRand *rand)
+{
+    int64_t pos = 0;
+
+    while (pos < r->bytes) {
+        int64_t at = r->offset + pos;
+        int64_t n = MIN(r->bytes - pos, SECTOR - at % SECTOR);
+
+        if (g_rand_boolean(rand)) {
+            store(data, at, r->data + pos, n);
+        }
+        pos += n;
+    }
+}
+
 GBytes *qcow2_disk_crash(Qcow2Disk *disk, unsigned n, GRand *rand)
 {
     GByteArray *data = g_byte_array_new();
@@ -252,8 +270,13 @@ GBytes *qcow2_disk_crash(Qcow2Disk *disk, unsigned n, GRand *rand)
     for (i = 0; i < n; i++) {
         const Record *r = &g_array_index(disk->record, Record, i);
 
-        if (r->offset >= 0 && (i < flushed || !rand || g_rand_boolean(rand))) {
+        if (r->offset < 0) {
+            continue;
+        }
+        if (i < flushed || !rand || g_rand_boolean(rand)) {
             store(data, r->offset, r->data, r->bytes);
+        } else if (g_rand_boolean(rand)) {
+            store_some(data, r, rand);
         }
     }
     return g_byte_array_free_to_bytes(data);

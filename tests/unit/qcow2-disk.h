@@ -27,8 +27,8 @@ void qcow2_disk_record(Qcow2Disk *disk);
 unsigned qcow2_disk_recorded(Qcow2Disk *disk);
 /*
  * What the disk may hold if it stops after the first @n of these: all writes before
- * the last flush among them, and those of the others that @rand picks. Without
- * @rand: all of them.
+ * the last flush among them, and those of the others, or sectors of them, that
+ * @rand picks. Without @rand: all of them.
  */
 GBytes *qcow2_disk_crash(Qcow2Disk *disk, unsigned n, GRand *rand);
 /* The next @n writes fail, after @after more. */
