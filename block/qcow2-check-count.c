@@ -3,14 +3,12 @@
 #include <errno.h>
 #include <inttypes.h>
 
+#include "block/qcow2-bitmap.h"
 #include "block/qcow2-check.h"
 
 #define L1_RESERVED UINT64_C(0x7f000000000001ff)
 #define L2_RESERVED UINT64_C(0x3f000000000001fe)
-#define BITMAP_RESERVED UINT64_C(0xff000000000001fe)
 #define MAX_REPEATS 1024
-#define BITMAPS_EXTENSION_BYTES 24
-#define BITMAP_ENTRY_BYTES 24
 
 static bool in_file(const Qcow2Check *c, uint64_t offset, uint64_t bytes)
 {
@@ -349,7 +347,8 @@ static void count_bitmap(Qcow2Check *c, uint64_t offset, uint32_t entries)
         uint64_t entry = GUINT64_FROM_BE(table[i]);
         uint64_t at = entry & QCOW2_OFFSET_MASK;
 
-        if (entry & BITMAP_RESERVED || (at && entry & 1) ||
+        if (entry & QCOW2_BITMAP_RESERVED ||
+            (at && entry & QCOW2_BITMAP_ALL_ONES) ||
             qcow2_in_cluster(c->s, at)) {
             qcow2_check_report(
                 c, "ERROR: no sense in a bitmap table's entry %" PRIx64, entry);
@@ -381,11 +380,11 @@ static void count_directory(Qcow2Check *c, uint32_t n, uint64_t offset,
         const uint8_t *e = directory + pos;
         uint64_t entry_bytes;
 
-        if (bytes - pos < BITMAP_ENTRY_BYTES) {
+        if (bytes - pos < QCOW2_BITMAP_ENTRY_BYTES) {
             break;
         }
-        entry_bytes = (uint64_t)BITMAP_ENTRY_BYTES + (e[18] << 8 | e[19]) +
-                      qcow2_get_be32(e + 20);
+        entry_bytes = (uint64_t)QCOW2_BITMAP_ENTRY_BYTES +
+                      (e[18] << 8 | e[19]) + qcow2_get_be32(e + 20);
         entry_bytes = (entry_bytes + 7) & ~UINT64_C(7);
         tables += qcow2_get_be32(e + 8);
         if (entry_bytes > bytes - pos ||
@@ -414,7 +413,7 @@ static void count_bitmaps(Qcow2Check *c)
         const Qcow2Extension *e = &g_array_index(extensions, Qcow2Extension, i);
 
         if (e->magic == QCOW2_EXT_BITMAPS &&
-            e->length >= BITMAPS_EXTENSION_BYTES) {
+            e->length >= QCOW2_BITMAPS_EXT_BYTES) {
             count_directory(c, qcow2_get_be32(e->data),
                             qcow2_get_be64(e->data + 16),
                             qcow2_get_be64(e->data + 8));

@@ -415,6 +415,9 @@ bool qcow2_check_overlap_but(Qcow2State *s, unsigned own, uint64_t offset,
                touch_tables(s, s->l2_cache, s->l1, s->l1 ? s->l1_entries : 0,
                             QCOW2_OFFSET_MASK, offset, bytes)) {
         hit = "an L2 table";
+    } else if (!(own & QCOW2_OWN_BITMAPS) && s->bitmaps_bytes &&
+               overlap(s->bitmaps_offset, s->bitmaps_bytes, offset, bytes)) {
+        hit = "the bitmap directory";
     }
     if (hit) {
         qcow2_signal_corruption(s, offset, bytes,

@@ -200,5 +200,8 @@ int qcow2_truncate(BlockDriverState *bs, int64_t length, GError **errp)
     if (length == s->length) {
         return 0;
     }
+    if (!qcow2_bitmaps_check_resize(s, length, errp)) {
+        return -ENOTSUP;
+    }
     return length > s->length ? grow(s, length, errp) : shrink(s, length, errp);
 }

@@ -38,7 +38,8 @@ int qcow2_hold(Qcow2State *s, RangeHold *hold, int64_t offset, int64_t bytes,
 
 int qcow2_may_write(Qcow2State *s, int64_t end)
 {
-    if (qcow2_is_corrupt(s)) {
+    if (qcow2_is_corrupt(s) ||
+        __atomic_load_n(&s->bitmaps_unmarked, __ATOMIC_RELAXED)) {
         return -EIO;
     }
     return end > s->length ? -ENOSPC : 0;

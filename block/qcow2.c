@@ -96,13 +96,15 @@ static int repair(Qcow2State *s, GError **errp)
     return ret;
 }
 
-/* It is going to be written to by who knows nothing of these features. */
-static int clear_features(Qcow2State *s, GError **errp)
+/* It is going to be written to by who knows only of bitmaps. */
+static int clear_features(Qcow2State *s, bool extension_dropped, GError **errp)
 {
-    if (s->autoclear == 0) {
+    uint64_t known = QCOW2_AUTOCLEAR_BITMAPS;
+
+    if (!(s->autoclear & ~known) && !extension_dropped) {
         return 0;
     }
-    s->autoclear = 0;
+    s->autoclear &= known;
     return qcow2_update_header(s, errp);
 }
 
@@ -182,16 +184,22 @@ int qcow2_open_image(Qcow2State *s, JsonObject *options, GError **errp)
 
 static int open_chain(Qcow2State *s, JsonObject *options, GError **errp)
 {
+    bool writable = !bdrv_is_read_only(s->bs);
+    guint extensions;
     int ret;
 
     if ((ret = qcow2_open_image(s, options, errp)) < 0 ||
         (ret = bdrv_open_backing(s->bs, options, s->backing_file,
                                  s->backing_format, errp)) < 0 ||
-        bdrv_is_read_only(s->bs) || s->bs->to_check) {
+        s->bs->to_check || (writable && (ret = repair(s, errp)) < 0)) {
         return ret;
     }
-    ret = repair(s, errp);
-    return ret < 0 ? ret : clear_features(s, errp);
+    extensions = s->extensions->len;
+    ret = qcow2_bitmaps_open(s, errp);
+    if (ret < 0 || !writable) {
+        return ret;
+    }
+    return clear_features(s, s->extensions->len < extensions, errp);
 }
 
 void qcow2_init_state(BlockDriverState *bs)
@@ -200,6 +208,7 @@ void qcow2_init_state(BlockDriverState *bs)
 
     s->bs = bs;
     mutex_init(&s->lock);
+    mutex_init(&s->bitmaps_lock);
     s->ranges = range_lock_new();
 }
 
@@ -215,8 +224,10 @@ void qcow2_free_state(BlockDriverState *bs)
     g_clear_pointer(&s->snapshots, g_array_unref);
     mutex_unlock(&s->lock);
     qcow2_last_read_free(s);
+    qcow2_bitmaps_free(s);
     qcow2_free_header(s);
     range_lock_free(s->ranges);
+    mutex_destroy(&s->bitmaps_lock);
     mutex_destroy(&s->lock);
 }
 
@@ -252,8 +263,12 @@ int qcow2_settle(Qcow2State *s)
 
 void qcow2_close(BlockDriverState *bs)
 {
-    int ret = bdrv_is_read_only(bs) ? 0 : qcow2_settle(bs->opaque);
+    int ret = 0;
 
+    if (!bdrv_is_read_only(bs)) {
+        qcow2_bitmaps_close(bs->opaque);
+        ret = qcow2_settle(bs->opaque);
+    }
     if (ret < 0) {
         g_warning("Could not write the tables of node '%s': %s", bs->node_name,
                   g_strerror(-ret));
@@ -263,10 +278,54 @@ void qcow2_close(BlockDriverState *bs)
 
 /* ---- other options ------------------------------------------------------ */
 
+typedef struct Reopen {
+    Caches caches;
+    bool stored; /* what bitmaps there are, in the image */
+} Reopen;
+
+static int check_makes_writable(const Qcow2State *s, GError **errp)
+{
+    uint64_t known = QCOW2_AUTOCLEAR_BITMAPS;
+    int ret = check_writable(s, errp);
+
+    if (ret < 0) {
+        return ret;
+    }
+    if ((s->autoclear & ~known) || (s->incompatible & QCOW2_INCOMPAT_DIRTY)) {
+        error_setg(errp,
+                   "Cannot make node '%s' writable: %s, which is done when an "
+                   "image is opened",
+                   s->bs->node_name,
+                   (s->autoclear & ~known)
+                       ? "the image has features that are to be cleared"
+                       : "the image is to be repaired");
+        return -ENOTSUP;
+    }
+    return 0;
+}
+
+/* What was written while it could be written is in the image. */
+static int finish_writing(Qcow2State *s, bool read_only, GError **errp)
+{
+    int ret = read_only ? qcow2_bitmaps_prepare_read_only(s, errp) : 0;
+
+    if (ret < 0) {
+        return ret;
+    }
+    ret = qcow2_settle(s);
+    if (ret < 0) {
+        error_setg_errno(errp, -ret, "Could not write the tables of node '%s'",
+                         s->bs->node_name);
+        qcow2_bitmaps_reopened(s);
+    }
+    return ret;
+}
+
 static int qcow2_reopen_prepare(BdrvReopen *r, GError **errp)
 {
     Qcow2State *s = r->bs->opaque;
     bool was_read_only = bdrv_is_read_only(r->bs);
+    Reopen *new;
     Caches caches;
     int ret;
 
@@ -276,44 +335,37 @@ static int qcow2_reopen_prepare(BdrvReopen *r, GError **errp)
         return -EINVAL;
     }
     if (was_read_only && !r->common.read_only) {
-        ret = check_writable(s, errp);
+        ret = check_makes_writable(s, errp);
         if (ret < 0) {
             return ret;
         }
-        if (s->autoclear || (s->incompatible & QCOW2_INCOMPAT_DIRTY)) {
-            error_setg(errp,
-                       "Cannot make node '%s' writable: %s, which is done when "
-                       "an image is opened",
-                       r->bs->node_name,
-                       s->autoclear
-                           ? "the image has features that are to be cleared"
-                           : "the image is to be repaired");
-            return -ENOTSUP;
-        }
-    }
-    ret = was_read_only ? 0 : qcow2_settle(s);
-    if (ret < 0) {
-        error_setg_errno(errp, -ret, "Could not write the tables of node '%s'",
-                         r->bs->node_name);
-        return ret;
     }
     ret = make_caches(s, r->options, &caches, errp);
-    if (ret == 0) {
-        r->opaque = g_memdup2(&caches, sizeof(caches));
+    if (ret < 0) {
+        return ret;
     }
-    return ret;
+    ret = was_read_only ? 0 : finish_writing(s, r->common.read_only, errp);
+    if (ret < 0) {
+        free_caches(&caches);
+        return ret;
+    }
+    new = g_new(Reopen, 1);
+    new->caches = caches;
+    new->stored = !was_read_only && r->common.read_only;
+    r->opaque = new;
+    return 0;
 }
 
 static void qcow2_reopen_commit(BdrvReopen *r)
 {
     Qcow2State *s = r->bs->opaque;
-    Caches *new = r->opaque;
+    Reopen *new = r->opaque;
     Caches old;
 
     mutex_lock(&s->lock);
     old = (Caches){ s->l2_cache, s->refblock_cache };
-    s->l2_cache = new->l2;
-    s->refblock_cache = new->refblocks;
+    s->l2_cache = new->caches.l2;
+    s->refblock_cache = new->caches.refblocks;
     mutex_unlock(&s->lock);
     free_caches(&old);
     g_free(new);
@@ -321,8 +373,18 @@ static void qcow2_reopen_commit(BdrvReopen *r)
 
 static void qcow2_reopen_abort(BdrvReopen *r)
 {
-    free_caches(r->opaque);
-    g_free(r->opaque);
+    Reopen *new = r->opaque;
+
+    free_caches(&new->caches);
+    if (new->stored) {
+        qcow2_bitmaps_reopened(r->bs->opaque);
+    }
+    g_free(new);
+}
+
+static void qcow2_reopen_done(BlockDriverState *bs)
+{
+    qcow2_bitmaps_reopened(bs->opaque);
 }
 
 /* ---- what the image is -------------------------------------------------- */
@@ -334,11 +396,12 @@ static int64_t qcow2_getlength(BlockDriverState *bs)
     return __atomic_load_n(&s->length, __ATOMIC_RELAXED);
 }
 
-static JsonObject *format_specific(const Qcow2State *s)
+static JsonObject *format_specific(Qcow2State *s)
 {
     static const char *const compression[] = { "zlib", "zstd" };
     JsonObject *info = json_object_new();
     JsonObject *data = json_object_new();
+    JsonArray *bitmaps = qcow2_bitmaps_info(s);
 
     json_object_set_string_member(data, "compat",
                                   s->version == 2 ? "0.10" : "1.1");
@@ -348,6 +411,9 @@ static JsonObject *format_specific(const Qcow2State *s)
         json_object_set_boolean_member(data, "lazy-refcounts",
                                        s->compatible &
                                            QCOW2_COMPAT_LAZY_REFCOUNTS);
+    }
+    if (bitmaps) {
+        json_object_set_array_member(data, "bitmaps", bitmaps);
     }
     json_object_set_int_member(data, "refcount-bits", 1 << s->refcount_order);
     if (s->version >= 3) {
@@ -370,7 +436,7 @@ static void set_name(JsonObject *image, const char *member, const char *name)
 
 static void qcow2_get_info(BlockDriverState *bs, JsonObject *image)
 {
-    const Qcow2State *s = bs->opaque;
+    Qcow2State *s = bs->opaque;
 
     json_object_set_int_member(image, "cluster-size", s->cluster_size);
     json_object_set_boolean_member(
@@ -397,6 +463,7 @@ const BlockDriver bdrv_qcow2 = {
     .reopen_prepare = qcow2_reopen_prepare,
     .reopen_commit = qcow2_reopen_commit,
     .reopen_abort = qcow2_reopen_abort,
+    .reopen_done = qcow2_reopen_done,
     .preadv = qcow2_preadv,
     .pwritev = qcow2_pwritev,
     .pwrite_zeroes = qcow2_pwrite_zeroes,
@@ -408,6 +475,8 @@ const BlockDriver bdrv_qcow2 = {
     .block_status = qcow2_block_status,
     .get_info = qcow2_get_info,
     .check = qcow2_check,
+    .can_store_bitmap = qcow2_can_store_bitmap,
+    .remove_stored_bitmap = qcow2_remove_stored_bitmap,
     .create_options = &qcow2_create_options_type,
     .create = qcow2_create,
 };

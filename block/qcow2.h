@@ -115,6 +115,13 @@ typedef struct Qcow2State {
     GArray *snapshots;   /* of Qcow2Snapshot; or NULL */
     uint64_t snapshots_offset, snapshots_bytes; /* of their table */
     uint32_t n_snapshots;
+    /* Bitmaps in the image (qcow2-bitmap.h), of Qcow2Bitmap, or NULL: they change
+     * with the graph mutex and this lock held, which is never held over I/O */
+    GPtrArray *bitmaps;
+    Mutex bitmaps_lock;
+    bool
+        bitmaps_unmarked; /* they should say that they are in use, and do not: no
+                              writes; atomic */
     bool corrupt;         /* tables make no sense: no more writes; atomic */
     bool corruption_told; /* lock */
     bool creating; /* nobody relies on the image yet: order does not matter */
@@ -140,6 +147,7 @@ typedef struct Qcow2State {
     bool data_unflushed;  /* something was written that rule 2 is about, and the
                              file was not flushed since */
     bool tables_unflushed; /* L2 tables were, likewise; qcow2-cache.c */
+    uint64_t bitmaps_offset, bitmaps_bytes; /* of their directory; 0: none */
 
     struct Qcow2LastRead *last_read; /* qcow2-last-read.c; atomic; or NULL */
     int file_sparse; /* qcow2-status.c: much of the file is not there: 1, or -1;
@@ -291,6 +299,7 @@ enum {
     QCOW2_OWN_L2 = 0x4,
     QCOW2_OWN_REFTABLE = 0x8,
     QCOW2_OWN_REFBLOCKS = 0x10,
+    QCOW2_OWN_BITMAPS = 0x20, /* their directory */
 };
 bool qcow2_check_overlap_but(Qcow2State *s, unsigned own, uint64_t offset,
                              uint64_t bytes, const char *what);
@@ -373,6 +382,32 @@ int qcow2_truncate(BlockDriverState *bs, int64_t length, GError **errp);
 
 /* s->snapshots, and how long their table is. 0, or -errno and @errp */
 int qcow2_read_snapshots(Qcow2State *s, GError **errp);
+
+/* ---- qcow2-bitmap.c: dirty bitmaps that are stored in the image ------------- */
+
+/*
+ * All: graph mutex held. For open: those in the image become dirty bitmaps of the
+ * node; of a writable one they are in use from then on. 0, or -errno and @errp.
+ */
+int qcow2_bitmaps_open(Qcow2State *s, GError **errp);
+/* What the node has is stored, and no longer in use; where that fails, it stays in
+ * use in the image, and a warning says why. For close */
+void qcow2_bitmaps_close(Qcow2State *s);
+/* Of a writable node that is to be read-only: stores them. 0, or -errno and @errp;
+ * then nothing has changed. Drained */
+int qcow2_bitmaps_prepare_read_only(Qcow2State *s, GError **errp);
+/* The node is what it is to be, read-only or writable. */
+void qcow2_bitmaps_reopened(Qcow2State *s);
+/* May the disk have another length? False and @errp */
+bool qcow2_bitmaps_check_resize(Qcow2State *s, int64_t length, GError **errp);
+/* As BlockDriver's */
+bool qcow2_can_store_bitmap(BlockDriverState *bs, const char *name,
+                            uint32_t granularity, GError **errp);
+int qcow2_remove_stored_bitmap(BlockDriverState *bs, const char *name,
+                               GError **errp);
+/* For get_info: NULL if there are none. Any thread */
+JsonArray *qcow2_bitmaps_info(Qcow2State *s);
+void qcow2_bitmaps_free(Qcow2State *s);
 
 /* ---- qcow2-compressed.c ---------------------------------------------------- */
 

@@ -574,6 +574,13 @@ static bool reopen_drained(GPtrArray *entries, GError **errp)
         unlink_child(&e->file);
         unlink_child(&e->backing);
     }
+    for (i = 0; ok && i < entries->len; i++) {
+        BlockDriverState *bs = ((Entry *)entries->pdata[i])->r.bs;
+
+        if (bs->drv->reopen_done) {
+            bs->drv->reopen_done(bs);
+        }
+    }
     return ok;
 }
 

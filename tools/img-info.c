@@ -80,34 +80,63 @@ static JsonObject *image_info(const ImgImage *image)
 
 /* ---- showing it ------------------------------------------------------------- */
 
+static void print_value(unsigned depth, const char *name, JsonNode *value);
+
+static void print_members(unsigned depth, JsonObject *object)
+{
+    g_autoptr(GList) names = json_object_get_members(object);
+    GList *l;
+
+    for (l = names; l; l = l->next) {
+        g_autofree char *name = g_strdelimit(g_strdup(l->data), "-", ' ');
+
+        print_value(depth, name, json_object_get_member(object, l->data));
+    }
+}
+
+static void print_elements(unsigned depth, JsonArray *array)
+{
+    guint i;
+
+    for (i = 0; i < json_array_get_length(array); i++) {
+        g_autofree char *name = g_strdup_printf("[%u]", i);
+
+        print_value(depth, name, json_array_get_element(array, i));
+    }
+}
+
+static void print_value(unsigned depth, const char *name, JsonNode *value)
+{
+    printf("%*s%s:", depth * 4, "", name);
+    if (JSON_NODE_HOLDS_OBJECT(value)) {
+        putchar('\n');
+        print_members(depth + 1, json_node_get_object(value));
+        return;
+    }
+    if (JSON_NODE_HOLDS_ARRAY(value)) {
+        putchar('\n');
+        print_elements(depth + 1, json_node_get_array(value));
+        return;
+    }
+    switch (json_node_get_value_type(value)) {
+    case G_TYPE_STRING:
+        printf(" %s\n", json_node_get_string(value));
+        break;
+    case G_TYPE_BOOLEAN:
+        puts(json_node_get_boolean(value) ? " true" : " false");
+        break;
+    default:
+        printf(" %" G_GINT64_FORMAT "\n", json_node_get_int(value));
+    }
+}
+
 static void print_specific(JsonObject *specific)
 {
     JsonObject *data = schema_get_object(specific, "data");
-    g_autoptr(GList) names = data ? json_object_get_members(data) : NULL;
-    GList *l;
 
-    if (!names) {
-        return;
-    }
-    puts("Format specific information:");
-    for (l = names; l; l = l->next) {
-        JsonNode *value = json_object_get_member(data, l->data);
-        g_autofree char *name = g_strdelimit(g_strdup(l->data), "-", ' ');
-
-        switch (JSON_NODE_HOLDS_VALUE(value) ? json_node_get_value_type(value)
-                                             : G_TYPE_NONE) {
-        case G_TYPE_STRING:
-            printf("    %s: %s\n", name, json_node_get_string(value));
-            break;
-        case G_TYPE_BOOLEAN:
-            printf("    %s: %s\n", name,
-                   json_node_get_boolean(value) ? "true" : "false");
-            break;
-        case G_TYPE_INT64:
-            printf("    %s: %" G_GINT64_FORMAT "\n", name,
-                   json_node_get_int(value));
-            break;
-        }
+    if (data && json_object_get_size(data) > 0) {
+        puts("Format specific information:");
+        print_members(1, data);
     }
 }
 

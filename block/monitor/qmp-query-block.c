@@ -68,6 +68,38 @@ static const SchemaType image_info_file_wrapper_type = {
         },
 };
 
+static const SchemaType qcow2_bitmap_flags_type = {
+    .name = "Qcow2BitmapInfoFlags",
+    .kind = SCHEMA_ENUM,
+    .doc = "in-use: it was not stored at the end, or is going to be; auto: it "
+           "marks writes.",
+    .values = (const char *const[]){ "in-use", "auto", NULL },
+};
+
+static const SchemaType qcow2_bitmap_flags_list_type = {
+    .kind = SCHEMA_ARRAY,
+    .element = &qcow2_bitmap_flags_type,
+};
+
+static const SchemaType qcow2_bitmap_type = {
+    .name = "Qcow2BitmapInfo",
+    .kind = SCHEMA_OBJECT,
+    .doc = "A dirty bitmap that is stored in a qcow2 image.",
+    .members =
+        (const SchemaMember[]){
+            { "name", &schema_str, .doc = "Its name." },
+            { "granularity", &schema_int, .doc = "Bytes that a bit is about." },
+            { "flags", &qcow2_bitmap_flags_list_type,
+              .doc = "What the image says of it." },
+            { NULL },
+        },
+};
+
+static const SchemaType qcow2_bitmap_list_type = {
+    .kind = SCHEMA_ARRAY,
+    .element = &qcow2_bitmap_type,
+};
+
 static const SchemaType image_info_qcow2_type = {
     .name = "ImageInfoSpecificQCow2",
     .kind = SCHEMA_OBJECT,
@@ -85,6 +117,8 @@ static const SchemaType image_info_qcow2_type = {
               .doc = "The image is marked as corrupt; version 3 only." },
             { "extended-l2", &schema_bool, .optional = true,
               .doc = "Clusters have subclusters: false; version 3 only." },
+            { "bitmaps", &qcow2_bitmap_list_type, .optional = true,
+              .doc = "Dirty bitmaps in the image; absent if there are none." },
             { NULL },
         },
 };

@@ -147,6 +147,9 @@ struct BlockDriver {
     int (*reopen_prepare)(BdrvReopen *r, GError **errp);
     void (*reopen_commit)(BdrvReopen *r);
     void (*reopen_abort)(BdrvReopen *r);
+    /* After commit, when all nodes and permissions are as they are to be; drained
+     * still, may do I/O. What fails here cannot be undone. */
+    void (*reopen_done)(BlockDriverState *bs);
 
     /*
      * Requests: aligned to bs->limits, within max_transfer; any thread. Those

@@ -314,13 +314,12 @@ START_TEST(test_autoclear)
     uint8_t *p = image + 128;
 
     make_image(3);
-    qcow2_put_be64(image + 88, UINT64_C(1) << 40 | QCOW2_AUTOCLEAR_BITMAPS);
+    qcow2_put_be64(image + 88, UINT64_C(1) << 40);
     qcow2_put_be64(image + 80, UINT64_C(1) << 50);
     qcow2_put_be32(image + 100, 128);
     memset(image + 112, 0, 200);
     memcpy(image + 112, "unknown fields!!", 16);
     put_extension(&p, QCOW2_EXT_BACKING_FORMAT, "raw", 3);
-    put_extension(&p, QCOW2_EXT_BITMAPS, "bitmaps are behind here!", 24);
     put_extension(&p, 0x12345678, "whatever", 9);
     put_image();
     ck_assert(open_image(true, NULL));
