@@ -92,6 +92,7 @@ class Network:
         return self._orders.recv()
 
     def close(self):
+        self._orders.send("end")
         self._orders.close()
         self._process.join()
         for host in self.hosts:
@@ -116,9 +117,8 @@ def _carry(tuns, orders, loss, seed):
     while True:
         for ready, _ in poll.poll():
             if ready == orders.fileno():
-                try:
-                    word = orders.recv()
-                except EOFError:
+                word = orders.recv()
+                if word == "end":
                     return
                 down = {"cut": True, "mend": False}.get(word, down)
                 orders.send((arrived, lost))

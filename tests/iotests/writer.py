@@ -11,21 +11,22 @@ BLOCK = 4 * KiB
 
 class Writer(threading.Thread):
     """Writes a growing number to blocks of its own, and remembers what was
-    acknowledged"""
+    acknowledged; with @interval seconds between two requests"""
 
-    def __init__(self, client, size, number, of):
+    def __init__(self, client, size, number, of, interval=0):
         super().__init__()
         self.client = client
         self.blocks = range(number, size // BLOCK, of)
         self.random = random.Random(number)
         self.content = {}
+        self.interval = interval
         self.ending = threading.Event()
         self.error = None
 
     def run(self):
         try:
             count = 0
-            while not self.ending.is_set():
+            while not self.ending.wait(self.interval):
                 count += 1
                 self.step(self.random.choice(self.blocks), count)
             self.client.flush()
@@ -61,9 +62,10 @@ class Writer(threading.Thread):
                 raise AssertionError(f"block {block} of {file.name}")
 
 
-def writing(connect, size, count=4):
+def writing(connect, size, count=4, interval=0):
     """So many writers, each with a connection, that share a disk of @size"""
-    writers = [Writer(connect(), size, i, count) for i in range(count)]
+    writers = [Writer(connect(), size, i, count, interval)
+               for i in range(count)]
     for writer in writers:
         writer.start()
     return writers
