@@ -132,7 +132,8 @@ static bool choose(BackupJob *s, BackupWorker *w, int64_t *cursor, int *ret)
     }
     block_copy_look(s->bc, source(s), op, max_data(s));
     *cursor = op->offset + op->bytes;
-    if (op->kind == BLOCK_COPY_DATA) {
+    if (op->kind == BLOCK_COPY_DATA ||
+        (op->kind == BLOCK_COPY_ZERO && op->plain)) {
         job_ratelimit_charge(s->job, op->bytes);
     }
     return true;

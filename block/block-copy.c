@@ -346,16 +346,22 @@ bool block_copy_pick(BlockCopy *bc, BlockCopyOp *op, int64_t *cursor)
 }
 
 /* Zeroes: on the target already, or not. */
-static void look_at_target(BlockCopy *bc, BlockCopyOp *op)
+static void look_at_target(BlockCopy *bc, BlockCopyOp *op, int64_t max_data)
 {
+    int64_t most = MAX(round_down(bc, MAX_HELD), bc->cluster);
     int64_t pnum;
+
+    op->plain = g_atomic_int_get(&bc->zero_plain);
+    if (op->plain) {
+        most = max_data;
+    }
 
     MUTEX_GUARD(&bc->lock);
     if (target_zero_test(&bc->zero, op->offset, op->bytes, &pnum)) {
         op->kind = BLOCK_COPY_THERE;
     } else {
         op->kind = BLOCK_COPY_ZERO;
-        pnum = MIN(pnum, MAX(round_down(bc, MAX_HELD), bc->cluster));
+        pnum = MIN(pnum, most);
     }
     shrink(bc, op, op->offset + pnum);
 }
@@ -399,15 +405,15 @@ void block_copy_look(BlockCopy *bc, BlockDriverState *source, BlockCopyOp *op,
     int64_t end = op->offset + op->bytes;
     int64_t pos = end;
 
+    max_data = MAX(round_down(bc, MIN(max_data, bc->max_data)), bc->cluster);
     op->kind = kind_at(bc, source, op->offset, &pos);
     if (op->kind != BLOCK_COPY_DATA) {
         shrink(bc, op, pos);
         if (op->kind == BLOCK_COPY_ZERO) {
-            look_at_target(bc, op);
+            look_at_target(bc, op, max_data);
         }
         return;
     }
-    max_data = MAX(round_down(bc, MIN(max_data, bc->max_data)), bc->cluster);
     end = MIN(end, op->offset + max_data);
     while (pos < end) {
         int64_t next = end;

@@ -90,6 +90,7 @@ typedef struct BlockCopyOp {
         BLOCK_COPY_THERE,  /* zeroes that the target has */
         BLOCK_COPY_NOTHING /* not part of the copy */
     } kind;
+    bool plain;   /* it is zeroes, which are written like data */
     int64_t done; /* bytes of it that are copied */
     bool is_read; /* the request that failed was one of the source */
     RangeHold hold;
@@ -101,8 +102,8 @@ typedef struct BlockCopyOp {
  * has in hand: @op holds it. Does not wait; false: there is nothing.
  */
 bool block_copy_pick(BlockCopy *bc, BlockCopyOp *op, int64_t *cursor);
-/* What it is, and how much of it: what is data is at most @max_data bytes, or one
- * cluster. Asks about block status */
+/* What it is, and how much of it: what is written like data is at most @max_data bytes,
+ * or one cluster. Asks about block status */
 void block_copy_look(BlockCopy *bc, BlockDriverState *source, BlockCopyOp *op,
                      int64_t max_data);
 /* 0, or -errno: it is still to be copied. */
