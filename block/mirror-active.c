@@ -142,14 +142,14 @@ static int zero_target(MirrorJob *s, int64_t offset, int64_t bytes, int flags)
 
     if (flags & BDRV_REQ_MAY_UNMAP) {
         MUTEX_GUARD(&s->lock);
-        if (sparse_bitmap_next_clear(s->target_zero, first, end) == end) {
+        if (sparse_bitmap_next_clear(s->target_zero.bits, first, end) == end) {
             return 0;
         }
     }
     ret = blk_pwrite_zeroes(s->target, offset, bytes, flags);
     if (ret == 0) {
         MUTEX_GUARD(&s->lock);
-        mirror_set_target_zero(s, offset, bytes);
+        target_zero_set(&s->target_zero, offset, bytes);
     }
     return ret;
 }
@@ -158,7 +158,7 @@ static int write_target(MirrorJob *s, int64_t offset, int64_t bytes,
                         const struct iovec *iov, int niov, int flags)
 {
     mutex_lock(&s->lock);
-    mirror_clear_target_zero(s, offset, bytes);
+    target_zero_clear(&s->target_zero, offset, bytes);
     mutex_unlock(&s->lock);
     return blk_pwritev(s->target, offset, bytes, iov, niov, flags);
 }

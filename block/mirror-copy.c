@@ -23,8 +23,6 @@
 #include "block/mirror-int.h"
 #include "util/error.h"
 
-/* So many answers about a target that may be fresh, and no more */
-#define MAX_TARGET_ANSWERS 64
 /* Zero-writes are so long at first. */
 #define FIRST_ZERO_BYTES (INT64_C(4) << 20)
 /* A target that has a fast way has it for that much. */
@@ -32,52 +30,35 @@
 
 int64_t mirror_granules(MirrorJob *s, int64_t bytes)
 {
-    return bytes / s->granularity + (bytes % s->granularity != 0);
+    return target_zero_granules(&s->target_zero, bytes);
 }
 
 /* ---- the target --------------------------------------------------------- */
 
-void mirror_set_target_zero(MirrorJob *s, int64_t offset, int64_t bytes)
+static int ask_target(void *opaque, int64_t offset, int64_t bytes,
+                      int64_t *pnum)
 {
-    int64_t end = offset + bytes;
-    int64_t first = mirror_granules(s, offset);
-    int64_t last =
-        end == s->length ? mirror_granules(s, end) : end / s->granularity;
+    MirrorJob *s = opaque;
 
-    if (first < last) {
-        sparse_bitmap_set(s->target_zero, first, last - first);
+    if (job_is_cancelled(s->job)) {
+        return -ECANCELED;
     }
+    return blk_block_status(s->target, offset, bytes, BDRV_WANT_ZERO, pnum);
 }
 
-void mirror_clear_target_zero(MirrorJob *s, int64_t offset, int64_t bytes)
+static void found_zeroes(void *opaque, int64_t offset, int64_t bytes)
 {
-    int64_t first = offset / s->granularity;
+    MirrorJob *s = opaque;
 
-    sparse_bitmap_clear(s->target_zero, first,
-                        mirror_granules(s, offset + bytes) - first);
+    MUTEX_GUARD(&s->lock);
+    target_zero_set(&s->target_zero, offset, bytes);
 }
 
 void mirror_learn_target(MirrorJob *s)
 {
-    int64_t offset = 0;
-    int answers;
+    TargetZeroLearner learner = { ask_target, found_zeroes, s };
 
-    for (answers = 0; offset < s->length && answers < MAX_TARGET_ANSWERS &&
-                      !job_is_cancelled(s->job);
-         answers++) {
-        int64_t pnum;
-        int ret = blk_block_status(s->target, offset, s->length - offset,
-                                   BDRV_WANT_ZERO, &pnum);
-
-        if (ret < 0 || pnum == 0) {
-            return;
-        }
-        if (ret & BDRV_BLOCK_ZERO) {
-            MUTEX_GUARD(&s->lock);
-            mirror_set_target_zero(s, offset, pnum);
-        }
-        offset += pnum;
-    }
+    target_zero_learn(&learner, s->length);
 }
 
 /* ---- zeroes ------------------------------------------------------------- */
@@ -94,10 +75,10 @@ static bool next_to_zero(MirrorJob *s, const MirrorOp *op, int64_t *offset,
     uint64_t pos, stop;
 
     MUTEX_GUARD(&s->lock);
-    pos = sparse_bitmap_next_clear(s->target_zero, mirror_granules(s, *offset),
-                                   end);
+    pos = sparse_bitmap_next_clear(s->target_zero.bits,
+                                   mirror_granules(s, *offset), end);
     stop = MIN(end, pos + MAX(s->zero_max / s->granularity, 1));
-    stop = sparse_bitmap_next_set(s->target_zero, pos, stop);
+    stop = sparse_bitmap_next_set(s->target_zero.bits, pos, stop);
     *offset = pos * s->granularity;
     *bytes = MIN((int64_t)stop * s->granularity, op_end) - *offset;
     return pos < end;
@@ -195,7 +176,7 @@ static int write_zeroes(MirrorWorker *w)
             return ret;
         }
         MUTEX_GUARD(&s->lock);
-        mirror_set_target_zero(s, offset, bytes);
+        target_zero_set(&s->target_zero, offset, bytes);
         if (g_get_monotonic_time() > until_us) {
             give_back(s, w, offset + bytes);
         }
@@ -331,7 +312,7 @@ void mirror_copy_init(MirrorJob *s)
     s->kick_at = -1;
     s->ranges = range_lock_new();
     s->zero_max = FIRST_ZERO_BYTES;
-    s->target_zero = sparse_bitmap_new(mirror_granules(s, s->length));
+    target_zero_init(&s->target_zero, s->length, s->granularity);
     s->failed = sparse_bitmap_new(mirror_granules(s, s->length));
     bdrv_dirty_bitmap_set_notify(s->source_bs, s->dirty, mirror_source_marked,
                                  s);
@@ -345,7 +326,7 @@ void mirror_copy_destroy(MirrorJob *s)
     for (i = 0; i < s->n_workers; i++) {
         free(s->workers[i].buf);
     }
-    sparse_bitmap_free(s->target_zero);
+    target_zero_destroy(&s->target_zero);
     sparse_bitmap_free(s->failed);
     range_lock_free(s->ranges);
     cond_destroy(&s->pickers);

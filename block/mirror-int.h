@@ -6,6 +6,7 @@
 #define BLOCK_MIRROR_INT_H
 
 #include "block/block-int.h"
+#include "block/copy-target.h"
 #include "block/dirty-bitmap.h"
 #include "block/mirror.h"
 #include "block/range-lock.h"
@@ -103,7 +104,7 @@ struct MirrorJob {
     int ret;              /* the first error that is reported */
     SparseBitmap *failed; /* granules; and they have not been copied since */
     /* Granules of the target that read as zeroes */
-    SparseBitmap *target_zero;
+    TargetZero target_zero;
     int64_t zero_max; /* bytes of a zero-write, by how long they have taken */
 
     int zero_plain; /* atomic: the target has no fast zero-writes */
@@ -200,12 +201,6 @@ void mirror_stop_workers(MirrorJob *s);
 int mirror_copy_rest(MirrorJob *s);
 /* Of bytes in flight @held are not any more, and @done are copied. Lock held */
 void mirror_settle(MirrorJob *s, int64_t held, int64_t done);
-/*
- * Rule 4. [@offset, @offset + @bytes) of the target reads as zeroes, or is not
- * known to any more, rounded inward and outward. Lock held
- */
-void mirror_set_target_zero(MirrorJob *s, int64_t offset, int64_t bytes);
-void mirror_clear_target_zero(MirrorJob *s, int64_t offset, int64_t bytes);
 /* Kick the job when @remaining bytes are left or fewer (-1: never), or if it
  * fails or is stopped by an error; look at the state at once. */
 void mirror_watch(MirrorJob *s, int64_t remaining, bool gather,

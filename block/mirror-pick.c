@@ -205,7 +205,7 @@ static void classify(MirrorJob *s, MirrorWorker *w)
     }
     if (!op->zero) {
         /* Rule 4 */
-        mirror_clear_target_zero(s, op->offset, op->bytes);
+        target_zero_clear(&s->target_zero, op->offset, op->bytes);
         job_ratelimit_charge(s->job, op->bytes);
     }
 }

@@ -8,7 +8,6 @@
 
 #include <inttypes.h>
 
-#include "block/copy-target.h"
 #include "block/graph-int.h"
 #include "block/mirror-int.h"
 #include "util/error.h"
@@ -249,19 +248,19 @@ static bool insert_filter(MirrorJob *s, GError **errp)
 }
 
 /*
- * Where something may still be put below the target, what it does not hold
- * itself does not count: all zeroes are written there.
+ * Where something is below the target or may still be put there, what it does not
+ * hold itself does not count: all zeroes are written there.
  */
 static void set_target_zero(MirrorJob *s, const MirrorOptions *options)
 {
     bool all = options->target_is_zero && options->sync != MIRROR_SYNC_TOP;
 
     if (all) {
-        sparse_bitmap_set(s->target_zero, 0,
-                          sparse_bitmap_size(s->target_zero));
+        target_zero_set(&s->target_zero, 0, s->length);
     }
     /* What little will be written is not worth the questions. */
-    s->target_known = all || options->sync != MIRROR_SYNC_FULL;
+    s->target_known = all || options->sync != MIRROR_SYNC_FULL ||
+                      !target_zero_is_its_own(s->target_bs);
 }
 
 /* Everything the job needs; on failure mirror_clean() undoes what was done: the

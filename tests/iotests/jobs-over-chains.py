@@ -455,6 +455,37 @@ class Flow(unittest.TestCase):
         qemu_img("compare", "-f", "qcow2", "-F", "raw", path("top"), self.base)
 
 
+class LaterOverlays(unittest.TestCase):
+    """A target whose header names a backing file, which is not open meanwhile: the
+    copy is right when it is"""
+
+    def copy(self, run):
+        disk.written(path("old"), MiB)
+        overlay(path("copy"), path("old"), "raw")
+        disk.alternating(path("source"), MiB, 128 * KiB, 128 * KiB)
+        with ChainDaemon() as daemon:
+            daemon.add("source", path("source"), "raw")
+            daemon.add("copy", path("copy"), backing=None)
+            run(daemon, {"job-id": "j", "device": "source", "target": "copy",
+                         "sync": "full"})
+        qemu_img("compare", "-f", "raw", "-F", "qcow2", path("source"),
+                 path("copy"))
+
+    def test_mirror(self):
+        def run(daemon, options):
+            daemon.start("blockdev-mirror", **{
+                key.replace("-", "_"): value
+                for key, value in options.items()})
+            daemon.end("j", "block-job-cancel", device="j")
+        self.copy(run)
+
+    def test_backup(self):
+        def run(daemon, options):
+            daemon.cmd("blockdev-backup", options)
+            daemon.end_by_itself("j")
+        self.copy(run)
+
+
 class Refusals(unittest.TestCase):
     """With the words of stock"""
 

@@ -31,7 +31,7 @@ BREAKS = [
      'bdrv_set_dirty_bitmap(s->dirty, op->offset + keep, op->bytes - keep);',
      ''),
     (PICK, 'mirror-4', 'what is written is not known to be zero any more',
-     'mirror_clear_target_zero(s, op->offset, op->bytes);', ''),
+     'target_zero_clear(&s->target_zero, op->offset, op->bytes);', ''),
     (ACTIVE, 'active-1', 'a write to both disks holds its range',
      '''    return range_lock_acquire(s->ranges, &w->hold, offset, bytes, true,
                               bdrv_request_cancel());''',
@@ -53,7 +53,7 @@ BREAKS = [
     if (!s->target_known) {
         mirror_learn'''),
     (ACTIVE, 'active-4', 'what a guest writes is not known to be zero any more',
-     '    mirror_clear_target_zero(s, offset, bytes);\n', ''),
+     '    target_zero_clear(&s->target_zero, offset, bytes);\n', ''),
     (ACTIVE, 'active-5', 'dirty bits are cleared before the source is written',
      '''    give_up(&w, copied);
     return ret;''', '''    bdrv_reset_dirty_bitmap(s->dirty, offset, bytes);
