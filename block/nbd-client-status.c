@@ -150,6 +150,7 @@ int nbd_client_block_status(BlockDriverState *bs, unsigned want, int64_t offset,
     int flags = BDRV_BLOCK_OFFSET_VALID;
     int state;
 
+    bytes = MIN(bytes, MAX_QUESTION);
     *map = offset;
     *file = bs;
     if (want & BDRV_WANT_READ) {

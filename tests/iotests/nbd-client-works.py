@@ -2,12 +2,18 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Disks that other NBD servers have are nodes as others are."""
 
+import errno
+import os
 import random
+import shutil
 import unittest
 
+import disk
 import iotests
 import nbd
-from iotests import DAEMON, STOCK_DAEMON, KiB, MiB, QMPError, path
+from iotests import (
+    DAEMON, STOCK_DAEMON, GiB, KiB, MiB, QMPError, path, qemu_img_map, require,
+    run)
 from nbd_server import NbdDaemon, Nbdkit, QemuNbd, QemuStorageDaemon
 
 SIZE = 16 * MiB
@@ -120,6 +126,167 @@ class NbdClientWorks(unittest.TestCase):
                     self.assertEqual(other.pread(size - 1, 1), b"y")
                 with self.assertRaisesRegex(QMPError, "Cannot grow NBD nodes"):
                     daemon.cmd("block_resize", node_name="n", size=2 * size)
+
+
+class Status(unittest.TestCase):
+    """Block status, as the server tells it"""
+
+    def setUp(self):
+        self.image = disk.alternating(path("image"), SIZE, 128 * KiB, 64 * KiB)
+
+    def test_map(self):
+        """The same as stock's, whatever is remembered"""
+        with QemuNbd(self.image) as server:
+            stock = qemu_img_map("-f", "raw", server.uri)
+            for mode in "off", "data-only", "on":
+                with self.subTest(mode), \
+                        NbdDaemon(server, status_cache=mode) as daemon:
+                    for _ in range(2):
+                        self.assertEqual(
+                            qemu_img_map("-f", "raw", daemon.uri), stock)
+                    cache = daemon.cache("n")
+                    self.assertEqual(cache["mode"], mode)
+                    known = {"off": 0, "data-only": SIZE * 2 // 3,
+                             "on": SIZE}[mode]
+                    self.assertLess(abs(
+                        known - cache["bytes-data"] - cache["bytes-zero"]),
+                        128 * KiB)
+                    if mode == "on":
+                        # All of it came with one reply.
+                        self.assertEqual(cache["probes"], 1)
+                        self.assertGreater(cache["extents"], 100)
+
+    def test_large(self):
+        """Larger than one question may be"""
+        with Nbdkit("memory 5T") as server, \
+                NbdDaemon(server, status_cache="on") as daemon:
+            daemon.cmd("x-query-block-map", node_name="n")
+            with daemon.connect() as client:
+                client.pwrite(4 << 40, b"x")
+                client.write_zeroes(GiB, 3 * GiB)
+            (*_, last) = daemon.cmd("x-query-block-map",
+                                    node_name="n")["entries"]
+            self.assertEqual(last["start"] + last["length"], 5 << 40)
+
+    def test_follows(self):
+        """Writes, zero-writes and trims while it is remembered"""
+        with QemuNbd(self.image) as server:
+            for mode in "data-only", "on":
+                with self.subTest(mode), \
+                        NbdDaemon(server, status_cache=mode) as daemon, \
+                        daemon.connect() as client:
+                    client.map()
+                    client.pwrite(129 * KiB, b"x" * 512)
+                    client.write_zeroes(0, 64 * KiB)
+                    client.trim(MiB, MiB)
+                    stock = qemu_img_map("-f", "raw", server.uri)
+                    self.assertEqual(qemu_img_map("-f", "raw", daemon.uri),
+                                     stock)
+                    known = daemon.cache("n")["bytes-zero"]
+                    self.assertEqual(known > 0, mode == "on")
+
+    def test_known_zeroes_are_not_read(self):
+        log = path("log")
+        with Nbdkit(f"--filter=log file {self.image} logfile={log}") as server, \
+                NbdDaemon(server, status_cache="on") as daemon, \
+                daemon.connect() as client:
+            client.write_zeroes(MiB, 2 * MiB)
+            self.assertEqual(client.pread(MiB, MiB), bytes(MiB))
+            with open(log, encoding="utf-8") as lines:
+                self.assertNotIn(" Read id", lines.read())
+
+    def test_another_context(self):
+        """x-dirty-bitmap, as stock shows it"""
+        image = path("image.qcow2")
+        run("qemu-img", "create", "-f", "qcow2", image, str(SIZE))
+        run("qemu-img", "bitmap", "--add", image, "b0")
+        iotests.run("qemu-io", "-f", "qcow2", "-c", f"write {MiB} {2 * MiB}",
+                    image)
+        context = "qemu:dirty-bitmap:b0"
+        with QemuNbd(image, "-B", "b0", form="qcow2") as server:
+            (stock,) = [
+                qemu_img_map("--image-opts", f"driver=nbd,server.type=unix,"
+                             f"server.path={server.socket},"
+                             f"x-dirty-bitmap={context}")]
+            with NbdDaemon(server, x_dirty_bitmap=context) as daemon:
+                rows = daemon.cmd("x-query-block-map", node_name="n")["entries"]
+                self.assertEqual(
+                    [(row["start"], row["length"], row["data"], row["zero"])
+                     for row in rows],
+                    [(row["start"], row["length"], row["data"], row["zero"])
+                     for row in stock])
+                self.assertEqual([row["data"] for row in rows],
+                                 [True, False, True])
+                # It is none that a copy may go by.
+                with daemon.connect() as client:
+                    self.assertFalse(any(flags & nbd.STATE_ZERO
+                                         for *_, flags in client.map()))
+
+
+class Errors(unittest.TestCase):
+
+    def test_errors_pass(self):
+        """What the server refuses, the client is refused, in the same words"""
+        trigger = path("trigger")
+        for code in "EIO", "ENOSPC", "EPERM", "ENOMEM":
+            with self.subTest(code), \
+                    Nbdkit(f"--filter=error memory {SIZE} error={code} "
+                           f"error-rate=100% error-file={trigger}") as server, \
+                    NbdDaemon(server, status_cache="on") as daemon, \
+                    daemon.connect() as client:
+                client.write_zeroes(0, SIZE)
+                self.assertEqual(daemon.cache("n")["bytes-zero"], SIZE)
+                with open(trigger, "w", encoding="ascii"):
+                    pass
+                for request in (lambda: client.pwrite(0, b"x" * 4 * KiB),
+                                lambda: client.pread(0, 512),
+                                lambda: client.trim(MiB, 4 * KiB),
+                                lambda: client.write_zeroes(0, 4 * KiB)):
+                    with self.assertRaises(OSError) as raised:
+                        request()
+                    self.assertEqual(raised.exception.errno,
+                                     getattr(errno, code))
+                # What a write has left, nobody knows.
+                self.assertEqual(daemon.cache("n")["bytes-zero"],
+                                 SIZE - 8 * KiB)
+                os.unlink(trigger)
+                self.assertEqual(client.pread(0, 512), bytes(512))
+
+    def test_fast_zeroes(self):
+        for mode, allowed in (("none", False), ("default", True)):
+            filters = "--filter=nozero" if mode == "none" else ""
+            option = "fastzeromode=none zeromode=notrim" if mode == "none" \
+                else ""
+            with self.subTest(mode), \
+                    Nbdkit(f"{filters} memory {SIZE} {option}") as server, \
+                    NbdDaemon(server) as daemon, daemon.connect() as client:
+                client.pwrite(0, b"x" * 4 * KiB)
+                if allowed:
+                    client.write_zeroes(0, 4 * KiB, nbd.CMD_FLAG_FAST_ZERO)
+                    continue
+                with self.assertRaises(OSError) as raised:
+                    client.write_zeroes(0, 4 * KiB, nbd.CMD_FLAG_FAST_ZERO)
+                self.assertEqual(raised.exception.errno, errno.EOPNOTSUPP)
+                self.assertEqual(client.pread(0, 1), b"x")
+                client.write_zeroes(0, 4 * KiB)
+                self.assertEqual(client.pread(0, 1), b"\0")
+
+
+class Load(unittest.TestCase):
+
+    def test_many_at_once(self):
+        """Written and verified by several clients, 16 requests each"""
+        require(shutil.which("fio"), "needs fio")
+        size = 32 * MiB
+        with Nbdkit("--filter=delay --filter=blocksize-policy memory "
+                    f"{4 * size} blocksize-maximum=64K "
+                    "blocksize-error-policy=error rdelay=1ms wdelay=1ms") \
+                as server, NbdDaemon(server, reconnect_delay=60) as daemon:
+            run("fio", "--name=job", "--ioengine=nbd", f"--uri={daemon.uri}",
+                "--rw=randrw", "--bsrange=512-256k", f"--size={size}",
+                "--numjobs=4", f"--offset_increment={size}", "--thread",
+                "--iodepth=16", "--verify=crc32c", "--verify_state_save=0",
+                "--io_size=16M", "--randrepeat=1", timeout=240)
 
 
 class AsStock(unittest.TestCase):
