@@ -24,6 +24,14 @@ IMAGES = [
 ]
 
 
+# What qemu-img bitmap and qemu-io do to images of 64 KiB in clusters of 512 bytes
+BITMAPS = [
+    [("--add", "-g", "512", "one")],
+    [("--add", "-g", "512", "one"), ("--add", "-g", "64k", "two"),
+     ("--add", "--disable", "-g", "1k", "three"), ("--remove", "one")],
+]
+
+
 def main():
     if len(sys.argv) != 2:
         sys.exit(__doc__)
@@ -52,6 +60,22 @@ def main():
                     with open(os.path.join(sys.argv[1], name), "wb") as file:
                         file.write(data + bytes([what]))
                 os.unlink(image)
+
+        for number, steps in enumerate(BITMAPS):
+            # 4 MiB: two clusters of bits
+            qemu("qemu-img", "create", "-f", "qcow2", "-o", "cluster_size=512",
+                 image, "4M")
+            for step in steps:
+                name = step[-1]
+                qemu("qemu-img", "bitmap", *step[:-1], image, name)
+                qemu("qemu-io", "-f", "qcow2", "-c", "write 1k 3k", image)
+            with open(image, "rb") as file:
+                data = file.read()
+            for what in (0x10, 0x1f, 0x7f):
+                path = os.path.join(sys.argv[1], f"bitmap-{number}-{what:x}")
+                with open(path, "wb") as file:
+                    file.write(data + bytes([what]))
+            os.unlink(image)
 
 
 if __name__ == "__main__":
