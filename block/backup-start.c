@@ -196,8 +196,9 @@ static bool attach(BackupJob *s, GError **errp)
 {
     g_autofree char *user = g_strdup_printf("job '%s'", job_id(s->job));
 
-    s->blk = blk_new(user, true, BLK_PERM_CONSISTENT_READ,
-                     BLK_PERM_ALL & ~BLK_PERM_RESIZE);
+    /* A format above may make its file longer: that is not of the moment. The
+     * filter itself refuses to be resized. */
+    s->blk = blk_new(user, true, BLK_PERM_CONSISTENT_READ, BLK_PERM_ALL);
     if (!blk_attach(s->blk, s->filter, errp)) {
         return false;
     }

@@ -19,7 +19,8 @@ QCOW2_IMAGES = ("base", "top", "qdst")
 def node(driver, name, filename, **more):
     return ["--blockdev", f"driver={driver},node-name={name}," + (
         f"filename={filename}" if driver == "file"
-        else f"file.driver=file,file.filename={filename}") + "".join(
+        else f"file.driver=file,file.filename={filename},"
+        f"file.node-name={name}-file") + "".join(
             f",{key}={value}" for key, value in more.items())]
 
 
@@ -213,6 +214,26 @@ class BackupAsStock(unittest.TestCase):
             self.assertTrue(iotests.identical(disks.file("src"),
                                               disks.file("dst")))
         self.content("dst")
+
+    def test_file_of_an_image(self):
+        """Below a format, which makes it longer when it has to; with stock that
+        ends the daemon"""
+        for disks in self.disks:
+            with open(disks.file("new"), "wb") as file:
+                file.truncate(os.stat(disks.file("qdst")).st_size)
+            disks.daemon.cmd("blockdev-add", {
+                "driver": "file", "node-name": "new",
+                "filename": disks.file("new")})
+        self.do(backup(device="qdst-file", target="new", sync="none"))
+        ours = self.disks[0]
+        ours.do(*backup(job_id="c", target="qdst"))
+        self.assertNotIn("error", ours.end("c")[-3][1])
+        self.do(("job-cancel", {"id": "b"}))
+        for disks in self.disks:
+            disks.end("b")
+        ours.do("blockdev-del", {"node-name": "qdst"})
+        iotests.qemu_img("compare", "-U", "-f", "raw", "-F", "qcow2",
+                         ours.file("src"), ours.file("qdst"))
 
     def test_until_told(self):
         self.do(backup(auto_finalize=False, auto_dismiss=False))

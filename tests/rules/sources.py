@@ -38,6 +38,10 @@ MIRROR_TOP = 'block/mirror-top.c'
 COPY = 'block/mirror-copy.c'
 PICK = 'block/mirror-pick.c'
 MIRROR_ERROR = 'block/mirror-error.c'
+BLOCK_COPY = 'block/block-copy.c'
+COPY_TARGET = 'block/copy-target.c'
+BACKUP = 'block/backup.c'
+BACKUP_START = 'block/backup-start.c'
 IO = 'block/io.c'
 IOV = 'util/iov.c'
 WAIT = 'block/wait.c'
@@ -92,6 +96,10 @@ TESTS = {
     PICK: ('mirror', 'mirror-active', 'mirror-error', 'mirror-end'),
     ACTIVE: ('mirror-active',),
     MIRROR_ERROR: ('mirror-error',),
+    BLOCK_COPY: ('backup',),
+    COPY_TARGET: ('backup', 'mirror'),
+    BACKUP: ('backup',),
+    BACKUP_START: ('backup',),
     IO: ('block-io',),
     IOV: ('iov',),
     WAIT: ('wait',),

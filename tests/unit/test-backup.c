@@ -771,6 +771,8 @@ static Suite *suite(void)
     Suite *s = suite_create("backup");
     TCase *tc = tcase_create("copies");
 
+    tcase_set_timeout(tc, 60);
+
     tcase_add_checked_fixture(tc, harness_start, harness_stop);
     tcase_add_test(tc, test_full);
     tcase_add_loop_test(tc, test_old_target, 0, 2);
