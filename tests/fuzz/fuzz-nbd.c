@@ -50,7 +50,9 @@ static void start_server(void)
                            socket_path);
     server = parse(text);
     rw = parse("{'type': 'nbd', 'id': 'e0', 'node-name': 'disk0', 'name': 'x',"
-               " 'writable': true, 'allocation-depth': true}");
+               " 'writable': true, 'allocation-depth': true,"
+               " 'bitmaps': ['b0', 'b1', 'b0']}");
+    fake.dirty = SIZE / 3;
     ro = parse("{'type': 'nbd', 'id': 'e1', 'node-name': 'disk0', 'name': '',"
                " 'description': 'a disk'}");
     if (!nbd_server_start(server, NULL) || !block_export_add(rw, NULL) ||

@@ -272,6 +272,49 @@ class ExportedBitmaps(unittest.TestCase):
             disk.daemon.cmd("block-export-del", id="e")
             disk.daemon.cmd("blockdev-del", node_name="n")
 
+    def test_node_goes_out_of_the_chain(self):
+        """A commit takes a node out whose bitmap is exported: it is shown
+        until the export goes, and then nothing is left of the node."""
+        with Disks("ours") as disk:
+            for name in ("mid", "top"):
+                iotests.qemu_img("create", "-q", "-f", "qcow2", path(name),
+                                 str(SIZE))
+                self.addCleanup(remove, path(name))
+            disk.daemon.cmd("block-export-del", id="o")
+            for node in "to":
+                disk.daemon.cmd("blockdev-del", node_name=node)
+            disk.daemon.cmd("blockdev-add", {
+                "driver": "qcow2", "node-name": "top",
+                "file": {"driver": "file", "filename": path("top")},
+                "backing": {
+                    "driver": "qcow2", "node-name": "mid", "backing": "b",
+                    "file": {"driver": "file", "filename": path("mid")}}})
+            disk.add_bitmap("mid", "bitmap", granularity=4 * MiB)
+            disk.export("e", "top", "bitmap")
+            disk.daemon.cmd("block-commit", {
+                "job-id": "c", "device": "top", "top-node": "mid"})
+            disk.daemon.qmp.wait_job("c", "null")
+            self.assertEqual(len(disk.maps("e", "bitmap")[2]), 1)
+            disk.daemon.cmd("block-export-del", id="e")
+            self.assertNotIn("mid", self.seen(disk))
+
+    def test_resize(self):
+        """A disk whose bitmap is shown, which stock 7.2 does not survive"""
+        with Disks("ours") as disk:
+            disk.add_bitmap("r", "b", granularity=512)
+            with nbd.NBD(disk.socket, "r") as guest:
+                guest.pwrite(SIZE - 512, b"x" * 512)
+                guest.pwrite(MiB, b"x" * 512)
+            disk.export("e", "r", "b", writable=True)
+            for size, ends in ((2 * SIZE, [MiB, MiB + 512, SIZE - 512, SIZE,
+                                           2 * SIZE]),
+                               (MiB + 512, [MiB, MiB + 512]),
+                               (2 * MiB, [MiB, MiB + 512, 2 * MiB])):
+                disk.daemon.cmd("block_resize", node_name="r", size=size)
+                shown = disk.maps("e", "b")[2]
+                self.assertEqual([extent.offset + extent.length
+                                  for extent in shown], ends)
+
     def test_command_line(self):
         """Bitmaps of an image that has some"""
         image = path("image.qcow2")
