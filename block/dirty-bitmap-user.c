@@ -160,24 +160,72 @@ static void set_all_of(SparseBitmap *dest, const SparseBitmap *src)
     }
 }
 
-/* Of granules of 1 << @shift bytes, in those of @dest. Lock held */
-static void set_all_scaled(BdrvDirtyBitmap *dest, const SparseBitmap *src,
-                           unsigned shift)
+/*
+ * Where many runs are to be set, they are in steps, and nobody has to wait for
+ * longer than one takes: not writers, nor queries.
+ */
+#define RUNS_AT_ONCE 1024
+
+typedef struct Runs {
+    size_t n; /* RUNS_AT_ONCE: there may be more */
+    uint64_t pos;
+    struct {
+        uint64_t start, end;
+    } run[RUNS_AT_ONCE];
+} Runs;
+
+/* The next runs of @bits, from @runs->pos on */
+static void take_runs(Runs *runs, const SparseBitmap *bits)
 {
-    uint64_t dest_n = sparse_bitmap_size(dest->bits);
-    uint64_t n = sparse_bitmap_size(src);
-    uint64_t start, end;
+    uint64_t size = sparse_bitmap_size(bits);
 
-    for (start = sparse_bitmap_next_set(src, 0, n); start < n;
-         start = sparse_bitmap_next_set(src, end, n)) {
-        uint64_t first = (start << shift) >> dest->shift;
-        uint64_t stop;
+    for (runs->n = 0; runs->n < RUNS_AT_ONCE && runs->pos < size; runs->n++) {
+        uint64_t start = sparse_bitmap_next_set(bits, runs->pos, size);
 
-        end = sparse_bitmap_next_clear(src, start, n);
-        stop = (((end << shift) - 1) >> dest->shift) + 1;
-        stop = MIN(stop, dest_n);
-        sparse_bitmap_set(dest->bits, first, stop - first);
+        if (start == size) {
+            return;
+        }
+        runs->pos = sparse_bitmap_next_clear(bits, start, size);
+        runs->run[runs->n].start = start;
+        runs->run[runs->n].end = runs->pos;
     }
+}
+
+/* Granules of 1 << @shift bytes, in those of @dest */
+static void set_runs(BdrvDirtyBitmap *dest, const Runs *runs, unsigned shift)
+{
+    SparseBitmapGarbage *garbage;
+    uint64_t size;
+    size_t i;
+
+    mutex_lock(&dest->lock);
+    size = sparse_bitmap_size(dest->bits);
+    for (i = 0; i < runs->n; i++) {
+        uint64_t first = (runs->run[i].start << shift) >> dest->shift;
+        uint64_t last = ((runs->run[i].end << shift) - 1) >> dest->shift;
+
+        last = MIN(last + 1, size);
+        if (first < last) {
+            sparse_bitmap_set(dest->bits, first, last - first);
+        }
+    }
+    garbage = sparse_bitmap_take_garbage(dest->bits);
+    mutex_unlock(&dest->lock);
+    sparse_bitmap_garbage_free(garbage);
+}
+
+/* All that is set in *@bits of @src, which does not lose any meanwhile */
+static void set_all_scaled(BdrvDirtyBitmap *dest, BdrvDirtyBitmap *src,
+                           SparseBitmap *const *bits)
+{
+    g_autofree Runs *runs = g_new0(Runs, 1);
+
+    do {
+        mutex_lock(&src->lock);
+        take_runs(runs, *bits);
+        mutex_unlock(&src->lock);
+        set_runs(dest, runs, src->shift);
+    } while (runs->n == RUNS_AT_ONCE);
 }
 
 /* The bits as they are, to be kept by the caller. Lock held */
@@ -243,14 +291,7 @@ bool bdrv_can_merge_dirty_bitmap(BdrvDirtyBitmap *dest, BdrvDirtyBitmap *src,
 bool bdrv_merge_dirty_bitmap(BdrvDirtyBitmap *dest, BdrvDirtyBitmap *src,
                              SparseBitmap **backup, GError **errp)
 {
-    g_autoptr(SparseBitmap) bits = NULL;
-    SparseBitmapGarbage *garbage;
-    int64_t src_length;
-
-    mutex_lock(&src->lock);
-    bits = sparse_bitmap_copy(src->bits);
-    src_length = src->length;
-    mutex_unlock(&src->lock);
+    int64_t src_length = length_of(src);
 
     mutex_lock(&dest->lock);
     if (!same_size(dest->length, src_length, errp)) {
@@ -260,10 +301,8 @@ bool bdrv_merge_dirty_bitmap(BdrvDirtyBitmap *dest, BdrvDirtyBitmap *src,
     if (backup) {
         *backup = make_backup(dest);
     }
-    set_all_scaled(dest, bits, src->shift);
-    garbage = sparse_bitmap_take_garbage(dest->bits);
     mutex_unlock(&dest->lock);
-    sparse_bitmap_garbage_free(garbage);
+    set_all_scaled(dest, src, &src->bits);
     return true;
 }
 
@@ -328,21 +367,17 @@ void bdrv_dirty_bitmap_freeze(BdrvDirtyBitmap *bitmap)
 
 void bdrv_dirty_bitmap_thaw(BdrvDirtyBitmap *bitmap, bool merge)
 {
-    SparseBitmap *dropped;
+    SparseBitmap *frozen;
 
+    if (merge) {
+        set_all_scaled(bitmap, bitmap, &bitmap->frozen);
+    }
     mutex_lock(&bitmap->lock);
     g_assert(bitmap->frozen && bitmap->n_busy > 0);
-    if (merge) {
-        set_all_of(bitmap->frozen, bitmap->bits);
-        dropped = bitmap->bits;
-        bitmap->bits = bitmap->frozen;
-    } else {
-        dropped = bitmap->frozen;
-    }
-    bitmap->frozen = NULL;
+    frozen = g_steal_pointer(&bitmap->frozen);
     bitmap->n_busy--;
     mutex_unlock(&bitmap->lock);
-    sparse_bitmap_free(dropped);
+    sparse_bitmap_free(frozen);
 }
 
 bool bdrv_dirty_bitmap_next_frozen(BdrvDirtyBitmap *bitmap, int64_t offset,

@@ -133,7 +133,8 @@ void bdrv_dirty_bitmap_set_read_only(BdrvDirtyBitmap *bitmap, bool read_only);
 /*
  * Clear all; or mark all that is marked in @src, of any granularity, of a node of
  * the same length (false and @errp otherwise, see below). With @backup the bits as they were
- * are kept there, to be put back or dropped. The last change is undone first.
+ * are kept there, to be put back or dropped. The last change is undone first. A merge
+ * is done in steps, and nobody clears any of @src meanwhile.
  */
 void bdrv_clear_dirty_bitmap(BdrvDirtyBitmap *bitmap, SparseBitmap **backup);
 bool bdrv_merge_dirty_bitmap(BdrvDirtyBitmap *dest, BdrvDirtyBitmap *src,

@@ -250,6 +250,35 @@ START_TEST(test_merge)
 }
 END_TEST
 
+/* More runs than are done in one step */
+START_TEST(test_many_runs)
+{
+    BdrvDirtyBitmap *src, *dest;
+    int64_t i, n = 5000;
+
+    node_length = n * 1024;
+    src = create(512, "src");
+    dest = create(512, "dest");
+    bdrv_dirty_bitmap_set_enabled(dest, false);
+    for (i = 0; i < n; i++) {
+        bdrv_set_dirty_bitmap(src, i * 1024, 512);
+    }
+    ck_assert(bdrv_merge_dirty_bitmap(dest, src, NULL, NULL));
+    ck_assert_int_eq(bdrv_get_dirty_count(dest), n * 512);
+    bdrv_dirty_bitmap_freeze(src);
+    bdrv_set_dirty(&node, 512, 512);
+    bdrv_dirty_bitmap_thaw(src, true);
+    ck_assert_int_eq(bdrv_get_dirty_count(src), n * 512 + 512);
+    ck_assert(bdrv_merge_dirty_bitmap(dest, src, NULL, NULL));
+    ck_assert_int_eq(bdrv_get_dirty_count(dest), n * 512 + 512);
+    for (i = 0; i < n; i++) {
+        int64_t pnum;
+
+        ck_assert(bdrv_dirty_bitmap_status(dest, i * 1024, 1, &pnum));
+    }
+}
+END_TEST
+
 /* Several changes of one bitmap are undone one after the other. */
 START_TEST(test_restore_nested)
 {
@@ -560,6 +589,7 @@ int main(void)
     tcase_add_test(tc, test_query_count);
     tcase_add_test(tc, test_clear_and_restore);
     tcase_add_test(tc, test_merge);
+    tcase_add_test(tc, test_many_runs);
     tcase_add_test(tc, test_restore_nested);
     tcase_add_test(tc, test_merge_sizes);
     tcase_add_test(tc, test_resize);
