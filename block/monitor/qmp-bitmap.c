@@ -296,7 +296,7 @@ static BdrvDirtyBitmap *find_source(BitmapAction *s, JsonNode *ref,
     return src;
 }
 
-/* What may go wrong does before anything has changed. */
+/* What can be checked is before anything has changed. */
 static bool merge_prepare(TransactionAction *a, JsonObject *data, GError **errp)
 {
     BitmapAction *s = transaction_opaque(a);
@@ -320,10 +320,12 @@ static bool merge_prepare(TransactionAction *a, JsonObject *data, GError **errp)
         return false;
     }
     for (i = 0; i < n; i++) {
-        bool ok = bdrv_merge_dirty_bitmap(s->bitmap, sources[i],
-                                          i == 0 ? &s->backup : NULL, NULL);
-
-        g_assert(ok);
+        /* A file that a format writes to may have become longer. */
+        if (!bdrv_merge_dirty_bitmap(s->bitmap, sources[i],
+                                     i == 0 ? &s->backup : NULL, errp)) {
+            restore_backup(a);
+            return false;
+        }
     }
     return true;
 }

@@ -132,14 +132,14 @@ void bdrv_dirty_bitmap_set_read_only(BdrvDirtyBitmap *bitmap, bool read_only);
 
 /*
  * Clear all; or mark all that is marked in @src, of any granularity, of a node of
- * the same length (false and @errp otherwise, see below). With @backup the bits as they were
- * are kept there, to be put back or dropped. The last change is undone first. A merge
- * is done in steps, and nobody clears any of @src meanwhile.
+ * the same length (false and @errp otherwise, see below). With @backup the bits as
+ * they were are kept there, to be put back or dropped. The last change is undone
+ * first. A merge is done in steps, and nobody clears any of @src meanwhile.
  */
 void bdrv_clear_dirty_bitmap(BdrvDirtyBitmap *bitmap, SparseBitmap **backup);
 bool bdrv_merge_dirty_bitmap(BdrvDirtyBitmap *dest, BdrvDirtyBitmap *src,
                              SparseBitmap **backup, GError **errp);
-/* Has that error been ruled out? Rounded up to sectors, as QEMU's disks are, the
+/* Is there no such error, as it is now? Rounded up to sectors, as QEMU's disks are, the
  * lengths may be different. */
 bool bdrv_can_merge_dirty_bitmap(BdrvDirtyBitmap *dest, BdrvDirtyBitmap *src,
                                  GError **errp);

@@ -312,6 +312,41 @@ START_TEST(test_undone)
 }
 END_TEST
 
+/* Takes the place of the real one: while it waits, a disk becomes longer. */
+bool __real_transaction_drain(TransactionAction *a, BlockDriverState *bs,
+                              GError **errp);
+bool __wrap_transaction_drain(TransactionAction *a, BlockDriverState *bs,
+                              GError **errp);
+static bool grows;
+
+bool __wrap_transaction_drain(TransactionAction *a, BlockDriverState *bs,
+                              GError **errp)
+{
+    if (grows) {
+        bdrv_set_dirty(keeper, LENGTH, 512);
+    }
+    return __real_transaction_drain(a, bs, errp);
+}
+
+START_TEST(test_grown)
+{
+    run(NULL, { "add", "{'node':'plain','name':'a'}" },
+        { "add", "{'node':'plain','name':'b'}" },
+        { "add", "{'node':'keeper','name':'k'}" }, { "guest", "{'granule':1}" },
+        { "clear", "{'node':'plain','name':'a'}" });
+    grows = true;
+    run("Bitmaps are of different sizes (destination size is 1048576, source"
+        " size is 1049088) and can't be merged",
+        { "merge", "{'node':'plain','target':'a','bitmaps':['b',"
+                   "{'node':'keeper','name':'k'}]}" },
+        { "failure", "{}" });
+    grows = false;
+    marked("a", 0);
+    marked("b", 0x2);
+    close_all("");
+}
+END_TEST
+
 START_TEST(test_done)
 {
     run(NULL, { "add", "{'node':'plain','name':'a'}" },
@@ -342,6 +377,7 @@ int main(void)
     tcase_add_test(tc, test_read_only);
     tcase_add_test(tc, test_inconsistent);
     tcase_add_test(tc, test_undone);
+    tcase_add_test(tc, test_grown);
     tcase_add_test(tc, test_done);
     suite_add_tcase(s, tc);
     return unit_main(s);
