@@ -131,6 +131,7 @@ static int connect_inet(JsonObject *addr, int64_t deadline_us, int stop_fd,
     return fd;
 }
 
+/* What is not taken is closed with the array. */
 static int connected_fd(JsonObject *addr, GError **errp)
 {
     const char *name = schema_get_str(addr, "str", NULL);
@@ -138,21 +139,19 @@ static int connected_fd(JsonObject *addr, GError **errp)
     struct sockaddr_storage peer;
     socklen_t len = sizeof(peer);
     int fd;
-    guint i;
 
     if (!fds) {
         return -ENOENT;
     }
     fd = g_array_index(fds, int, 0);
-    if (fds->len == 1 && getpeername(fd, (struct sockaddr *)&peer, &len) == 0 &&
-        fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK) == 0) {
-        return fd;
+    if (fds->len != 1 || getpeername(fd, (struct sockaddr *)&peer, &len) < 0 ||
+        fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK) < 0) {
+        error_setg(errp, "File descriptor '%s' is not a connected socket",
+                   name);
+        return -EINVAL;
     }
-    for (i = 0; i < fds->len; i++) {
-        close(g_array_index(fds, int, i));
-    }
-    error_setg(errp, "File descriptor '%s' is not a connected socket", name);
-    return -EINVAL;
+    fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+    return fd < 0 ? -errno : fd;
 }
 
 int socket_connect(JsonObject *addr, int64_t deadline_us, int stop_fd,

@@ -2,10 +2,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Disks that other NBD servers have are nodes as others are."""
 
+import contextlib
 import errno
 import os
 import random
 import shutil
+import socket
 import unittest
 
 import disk
@@ -289,6 +291,20 @@ class Load(unittest.TestCase):
                 "--io_size=16M", "--randrepeat=1", timeout=240)
 
 
+@contextlib.contextmanager
+def tcp_server():
+    """Of a disk of no contents, at a free port"""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = str(sock.getsockname()[1])
+    with iotests.Daemon(
+            "--blockdev", "null-co,node-name=null,size=1M",
+            "--nbd-server", f"addr.type=inet,addr.host=127.0.0.1,"
+                            f"addr.port={port}",
+            "--export", "nbd,id=e,node-name=null,writable=on"):
+        yield port
+
+
 class AsStock(unittest.TestCase):
     """Options, names and refusals"""
 
@@ -329,6 +345,33 @@ class AsStock(unittest.TestCase):
                 ours = list(self.answers(DAEMON, server, cases))
                 stock = list(self.answers(STOCK_DAEMON, server, cases))
                 self.assertEqual(ours, stock)
+
+    def test_other_addresses(self):
+        """TCP, also by a name, and a connected socket that is passed"""
+        with tcp_server() as port, iotests.Daemon() as daemon:
+            for host, wishes in (("127.0.0.1", {}),
+                                 ("localhost", {"ipv4": True, "ipv6": False})):
+                daemon.cmd("blockdev-add", driver="nbd", node_name="n",
+                           export="null", server={
+                               "type": "inet", "host": host, "port": port,
+                               **wishes})
+                (node,) = daemon.cmd("query-named-block-nodes")
+                self.assertEqual(node["image"]["filename"].startswith("nbd:"),
+                                 not wishes)
+                daemon.cmd("blockdev-del", node_name="n")
+            with socket.create_connection(("127.0.0.1", int(port))) as passed:
+                daemon.cmd("getfd", fdname="nbd", fds=[passed.fileno()])
+            options = {"driver": "nbd", "node_name": "n", "export": "null",
+                       "server": {"type": "fd", "str": "nbd"}}
+            daemon.cmd("blockdev-add", **options)
+            daemon.cmd("x-query-block-map", node_name="n")
+            daemon.cmd("blockdev-del", node_name="n")
+            with self.assertRaisesRegex(QMPError, "'nbd' has not been found"):
+                daemon.cmd("blockdev-add", **options)
+            with socket.socket() as unconnected:
+                daemon.cmd("getfd", fdname="nbd", fds=[unconnected.fileno()])
+            with self.assertRaisesRegex(QMPError, "not a connected socket"):
+                daemon.cmd("blockdev-add", **options)
 
     def test_refusals(self):
         with QemuNbd(make_image(), "-r", export="disk") as server, \

@@ -51,6 +51,11 @@ STATE = 'block/throttle-state.c'
 OBJECT = 'util/object.c'
 SECRET = 'util/secret.c'
 ACTIVE = 'block/mirror-active.c'
+NBD_CLIENT = 'block/nbd-client.c'
+NBD_ENGINE = 'block/nbd-client-engine.c'
+NBD_REQUEST = 'block/nbd-client-request.c'
+NBD_RW = 'block/nbd-client-rw.c'
+NBD_STATUS = 'block/nbd-client-status.c'
 
 CACHE_TESTS = ('status-cache', 'status-cache-disk', 'status-read', 'status-model')
 PROBE_TESTS = ('status-probe', 'status-query', 'probe-cost')
@@ -68,7 +73,7 @@ TESTS = {
     SEEK: PROBE_TESTS,
     QUERY: PROBE_TESTS,
     LOCK: ('image-lock', 'file-share', 'file-reopen'),
-    READ: ('read-around',),
+    READ: ('read-around', 'file-posix'),
     REGISTRY: ('status-registry', 'file-share', 'file-reopen', 'host-device',
                'file-resize'),
     FILE: ('file-faults', 'file-share', 'host-device', 'file-posix'),
@@ -108,4 +113,9 @@ TESTS = {
     STATE: ('throttle-state',),
     OBJECT: ('object',),
     SECRET: ('secret',),
+    NBD_CLIENT: ('nbd-client',),
+    NBD_ENGINE: ('nbd-client',),
+    NBD_REQUEST: ('nbd-client',),
+    NBD_RW: ('nbd-client',),
+    NBD_STATUS: ('nbd-client',),
 }

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The driver nbd: what is sent again, given up, forgotten, and remembered.
+
+The file, name, what is taken out, the text to find, the text to put there
+"""
+from sources import (
+    NBD_CLIENT, NBD_ENGINE, NBD_REQUEST, NBD_RW, NBD_STATUS)
+
+BREAKS = [
+    (NBD_REQUEST, 'client-in-flight', 'no more is sent than 16 requests',
+     'conn->in_flight == NBD_CLIENT_REQUESTS', '0'),
+    (NBD_REQUEST, 'client-poison', 'what a server dies of is not sent for ever',
+     'req->end_us = MIN(req->end_us, now + conn->delay_us);',
+     'req->end_us = now + conn->delay_us;'),
+    (NBD_REQUEST, 'client-no-delay', 'without a delay nothing waits',
+     'if (parked && g_get_monotonic_time() >= end_us)', 'if (0)'),
+    (NBD_REQUEST, 'client-given-up', 'what was given up is not sent again',
+     'if (req->given_up || now >= req->end_us)',
+     'if (now >= req->end_us)'),
+    (NBD_REQUEST, 'client-grace', 'a server has time to answer what is given up',
+     'req->abort_us += nbd_client_times.grace;', ';'),
+    (NBD_REQUEST, 'client-patience', 'what nobody can give up ends, too',
+     'if (!bdrv_request_cancel())', 'if (0)'),
+    (NBD_REQUEST, 'client-late', 'writes that a lost server had are noted',
+     'conn->lost_writes |= req->command == NBD_COMMAND_WRITE;', ';'),
+    (NBD_ENGINE, 'client-late-mode', 'and no zeroes are remembered after that',
+     'if (lost_writes && status_cache_get_mode', 'if (0 && status_cache_get_mode'),
+    (NBD_ENGINE, 'client-forget', 'what one server said is forgotten',
+     'status_cache_flush(cache);', ';'),
+    (NBD_ENGINE, 'client-forget-zeroes', 'zero-writes in flight are tainted',
+     'status_cache_flush_failed(cache);', ';'),
+    (NBD_ENGINE, 'client-abort', 'a server that hangs is left',
+     'if (conn->sent[i] && conn->sent[i]->given_up)', 'if (0)'),
+    (NBD_ENGINE, 'client-shutdown', 'one that goes down is left',
+     'conn->drop = true;', ';'),
+    (NBD_ENGINE, 'client-size', 'another size is another disk',
+     'if (a->size != b->size)', 'if (0)'),
+    (NBD_ENGINE, 'client-limits', 'requests stay as large as the server takes',
+     'if (b->min_block > MAX(a->min_block, 1) ||', 'if (0 &&'),
+    (NBD_ENGINE, 'client-read-only', 'a server that no longer writes is refused',
+     '(b->read_only && !a->read_only) ||', ''),
+    (NBD_ENGINE, 'client-no-flush', 'or no longer flushes',
+     '(a->flush && !b->flush) ||', ''),
+    (NBD_RW, 'client-write', 'writes are told to the cache before they are sent',
+     'status_cache_write_begin(s->cache, &op, offset, bytes);',
+     'status_cache_write_begin(s->cache, &op, offset, 0);'),
+    (NBD_RW, 'client-failed', 'and that they failed',
+     'status_cache_write_end(s->cache, &op, ret == 0);',
+     'status_cache_write_end(s->cache, &op, true);'),
+    (NBD_RW, 'client-trim', 'a trim promises nothing',
+     '''    status_cache_discard_end(s->cache, &op);''',
+     '''    status_cache_discard_end(s->cache, &op);
+    status_cache_zero_begin(s->cache, &op, offset, bytes, true);
+    status_cache_zero_end(s->cache, &op, ret == 0);'''),
+    (NBD_RW, 'client-fua', 'a flush stands in for FUA',
+     'if (ret == 0 && (flags & BDRV_REQ_FUA) && !info_of(s)->fua)', 'if (0)'),
+    (NBD_RW, 'client-flush', 'a write that ends after a flush began is flushed',
+     '__atomic_compare_exchange_n(&s->flushed, &flushed, writes, false,',
+     '__atomic_compare_exchange_n(&s->flushed, &flushed, s->writes, false,'),
+    (NBD_RW, 'client-flush-failed', 'a flush that failed ends zero knowledge',
+     '''        status_cache_flush_failed(s->cache);
+        return ret;''', '''        return ret;'''),
+    (NBD_RW, 'client-fast', 'fast zeroes are fast',
+     '((flags & BDRV_REQ_NO_FALLBACK) && !info_of(s)->fast_zero)', '0'),
+    (NBD_RW, 'client-no-hole', 'space is kept unless it may go',
+     'nbd_flags |= LIBNBD_CMD_FLAG_NO_HOLE;', ';'),
+    (NBD_STATUS, 'client-taint', 'a question is a probe from its beginning on',
+     '''    status_cache_probe_begin(s->cache, &op, start, end - start);
+    ret = ask(s, start, end - start, !on, &req);''',
+     '''    ret = ask(s, start, end - start, !on, &req);
+    status_cache_probe_begin(s->cache, &op, start, end - start);'''),
+    (NBD_STATUS, 'client-hole', 'a hole is no zero',
+     'LIBNBD_STATE_ZERO;\n        BlockState',
+     '(LIBNBD_STATE_ZERO | LIBNBD_STATE_HOLE);\n        BlockState'),
+    (NBD_STATUS, 'client-nothing', 'a reply that tells nothing is none',
+     'req->extents[0] == 0)', '0)'),
+    (NBD_CLIENT, 'client-mode', 'only data is remembered, unless told otherwise',
+     'STATUS_CACHE_DATA_ONLY),', 'STATUS_CACHE_ON),'),
+    (NBD_CLIENT, 'client-split', 'requests are split at the maximum',
+     'max = MIN(max, info->max_block);', ';'),
+]
