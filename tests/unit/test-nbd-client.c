@@ -337,6 +337,7 @@ START_TEST(test_given_up_in_time)
     a = begin(NBD_CMD_READ, 0, 4096);
     req = fake_nbd_request(&server);
     blk_cancel_waits(blk);
+    ck_assert(fake_nbd_is_idle(&server)); /* nor does it hang up */
     fake_nbd_reply_data(&server, &req, 1);
     ck_assert_int_eq(end(a), 0);
 }
