@@ -220,7 +220,6 @@ static bool take_up(NbdConn *conn, Handle *h)
         return false;
     }
     conn->up = true;
-    conn->drop = false;
     return true;
 }
 
@@ -253,10 +252,7 @@ static int completed(void *opaque, int *error)
     NbdConn *conn = req->conn;
 
     MUTEX_GUARD(&conn->lock);
-    if (*error == ESHUTDOWN) {
-        /* It goes down, and may come again. */
-        conn->drop = true;
-    }
+    /* A server that goes down says so, and is left; it may come again. */
     if (*error == ENOTCONN || *error == ESHUTDOWN) {
         nbd_request_lost(req);
     } else {
@@ -342,7 +338,7 @@ static int64_t next_deadline(NbdConn *conn)
     int i;
 
     MUTEX_GUARD(&conn->lock);
-    if (conn->drop || !conn->up || conn->closing) {
+    if (!conn->up || conn->closing) {
         return 0;
     }
     for (i = 0; i < NBD_CLIENT_REQUESTS; i++) {

@@ -109,7 +109,6 @@ struct NbdConn {
     bool closing;
     bool broken; /* no server can be had that has the same disk */
     bool up;     /* requests are sent */
-    bool drop;   /* the server goes down: break off */
     bool kicked;
     bool lost_writes;      /* the server may have some, and not have answered */
     int64_t wait_until_us; /* not up: requests wait so long */

@@ -32,7 +32,7 @@ BREAKS = [
     (NBD_ENGINE, 'client-abort', 'a server that hangs is left',
      'if (conn->sent[i] && conn->sent[i]->given_up)', 'if (0)'),
     (NBD_ENGINE, 'client-shutdown', 'one that goes down is left',
-     'conn->drop = true;', ';'),
+     '*error == ENOTCONN || *error == ESHUTDOWN', '*error == ENOTCONN'),
     (NBD_ENGINE, 'client-size', 'another size is another disk',
      'if (a->size != b->size)', 'if (0)'),
     (NBD_ENGINE, 'client-limits', 'requests stay as large as the server takes',

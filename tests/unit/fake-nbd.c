@@ -81,7 +81,7 @@ static void answer_go(FakeNbd *s)
         put_option_reply(s->fd, NBD_OPT_GO, NBD_REP_INFO, &sizes,
                          sizeof(sizes));
     }
-    put_option_reply(s->fd, NBD_OPT_GO, NBD_REP_ACK, NULL, 0);
+    put_option_reply(s->fd, NBD_OPT_GO, NBD_REP_ACK, "", 0);
 }
 
 static void answer_context(FakeNbd *s)
@@ -92,7 +92,7 @@ static void answer_context(FakeNbd *s)
     memcpy(data + 4, name, sizeof(name) - 1);
     put_option_reply(s->fd, NBD_OPT_SET_META_CONTEXT, NBD_REP_META_CONTEXT,
                      data, sizeof(data));
-    put_option_reply(s->fd, NBD_OPT_SET_META_CONTEXT, NBD_REP_ACK, NULL, 0);
+    put_option_reply(s->fd, NBD_OPT_SET_META_CONTEXT, NBD_REP_ACK, "", 0);
 }
 
 static bool answer_option(FakeNbd *s)
@@ -113,10 +113,10 @@ static bool answer_option(FakeNbd *s)
         answer_context(s);
         return true;
     case NBD_OPT_STRUCTURED_REPLY:
-        put_option_reply(s->fd, code, NBD_REP_ACK, NULL, 0);
+        put_option_reply(s->fd, code, NBD_REP_ACK, "", 0);
         return true;
     default:
-        put_option_reply(s->fd, code, NBD_REP_ERR_UNSUP, NULL, 0);
+        put_option_reply(s->fd, code, NBD_REP_ERR_UNSUP, "", 0);
         return true;
     }
 }
