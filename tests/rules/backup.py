@@ -25,8 +25,8 @@ BREAKS = [
     (BLOCK_COPY, 'copy-3', 'guests copy before they write',
      'while (ret > 0 && pos < end) {', 'while (0 && pos < end) {'),
     (BLOCK_COPY, 'copy-3-again', 'who has waited looks again',
-     '''        todo = next_todo(bc, start, start + bytes, bytes, &op->offset,
-                         &op->bytes);
+     '''        todo =
+            next_todo(bc, start, start + bytes, bytes, &op->offset, &op->bytes);
 ''', '''        op->offset = start;
         op->bytes = bytes;
 '''),
