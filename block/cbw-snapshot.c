@@ -114,6 +114,17 @@ static int64_t readable(CbwSnapshot *snap, int64_t offset, int64_t bytes)
     return MIN(bytes, (int64_t)end * snap->cluster - offset);
 }
 
+/* What is copied is in the target: nobody changes it there, and so it needs no hold. */
+static bool is_copied(BlockDriverState *bs, int64_t offset, int64_t bytes,
+                      Place *place)
+{
+    CopyBeforeWrite *s = bs->opaque;
+
+    place->held = block_copy_is_left(s->bc, offset, bytes, &place->bytes);
+    place->bs = place->held ? bs->file->bs : s->target->bs;
+    return !place->held;
+}
+
 /* Find the place of @offset, and how far (at most @bytes, not 0) it goes. 0, or
  * -errno; then release_place() must not follow. */
 static int find_place(BlockDriverState *bs, int64_t offset, int64_t bytes,
@@ -124,11 +135,14 @@ static int find_place(BlockDriverState *bs, int64_t offset, int64_t bytes,
     int ret;
 
     bytes = readable(snap, offset, bytes);
-    if (bytes == 0) {
+    if (bytes == 0 || cbw_snapshot_is_broken(snap)) {
         return -EACCES;
     }
-    ret = range_lock_acquire(snap->readers, &place->hold, offset, bytes, false,
-                             bdrv_request_cancel());
+    if (is_copied(bs, offset, bytes, place)) {
+        return 0;
+    }
+    ret = range_lock_acquire(snap->readers, &place->hold, offset, place->bytes,
+                             false, bdrv_request_cancel());
     if (ret < 0) {
         return ret;
     }
@@ -136,14 +150,10 @@ static int find_place(BlockDriverState *bs, int64_t offset, int64_t bytes,
         range_lock_release(snap->readers, &place->hold);
         return -EACCES;
     }
-    place->held = block_copy_is_left(snap->bc, offset, bytes, &place->bytes);
-    if (place->held) {
-        place->bs = bs->file->bs;
-        range_lock_shrink(snap->readers, &place->hold, place->bytes);
-    } else {
-        /* Nobody changes that. */
-        place->bs = s->target->bs;
+    if (is_copied(bs, offset, place->bytes, place)) {
         range_lock_release(snap->readers, &place->hold);
+    } else {
+        range_lock_shrink(snap->readers, &place->hold, place->bytes);
     }
     return 0;
 }
