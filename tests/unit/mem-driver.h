@@ -180,6 +180,7 @@ static inline int mem_block_status(BlockDriverState *bs, unsigned want,
 
     ck_assert_int_eq(offset % align, 0);
     ck_assert(bytes % align == 0 || offset + bytes == disk->length);
+    MUTEX_GUARD(&disk->lock);
     *map = offset;
     *file = bs;
     while (ret == 0 && pos < disk->length) {
