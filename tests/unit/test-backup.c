@@ -255,6 +255,20 @@ START_TEST(test_old_target)
 }
 END_TEST
 
+/* Runs of zeroes that begin and end anywhere, on both: what little of a cluster is
+ * known to be zero does not count. */
+START_TEST(test_mixed_target)
+{
+    make_backup_disks();
+    mem_disk_fill(dst, 7 + _i);
+    start_backup(BACKUP_SYNC_FULL);
+    wait_event("m:null");
+    assert_copied(0, LENGTH);
+    ck_assert_int_lt(mem_disk_bytes(dst, MEM_ZERO), LENGTH - data_bytes(0));
+    unmake_backup_disks();
+}
+END_TEST
+
 /* With "none" guests copy what they overwrite, in whole clusters, and once; and
  * zeroes too, whatever the target holds: it may stand on something. */
 START_TEST(test_guests_copy)
@@ -778,6 +792,7 @@ static Suite *suite(void)
     tcase_add_checked_fixture(tc, harness_start, harness_stop);
     tcase_add_test(tc, test_full);
     tcase_add_loop_test(tc, test_old_target, 0, 2);
+    tcase_add_loop_test(tc, test_mixed_target, 0, 10);
     tcase_add_loop_test(tc, test_guests_copy, 0, 3);
     tcase_add_test(tc, test_guest_waits_for_worker);
     tcase_add_test(tc, test_worker_leaves_guests_alone);
