@@ -8,7 +8,7 @@ import unittest
 
 import disk
 import iotests
-from iotests import KiB, MiB, path
+from iotests import MiB, path
 
 SIZE = 256 * MiB
 
