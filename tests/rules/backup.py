@@ -46,14 +46,12 @@ BREAKS = [
      '''        job_error_action(s->job, JOB_ON_ERROR_REPORT, is_read, ret);
         fail(s, ret);''',
      '''        job_error_action(s->job, JOB_ON_ERROR_REPORT, is_read, ret);'''),
-    (BACKUP, 'backup-stop', 'an error that stops stops all workers',
-     '''        s->stopped = true;
-        s->hold = true;''', '        s->stopped = true;'),
     (BACKUP, 'backup-pause', 'workers rest while the job is paused',
      '''    s->hold = true;
     cond_broadcast(&s->chooser);''', '    cond_broadcast(&s->chooser);'),
     (BACKUP, 'backup-flush', 'the target is flushed before the end',
-     'if (flush_target(s) == 0) {', 'if (s->bc) {'),
+     'if (flush_target(s) == 0) {',
+     'if (s->bc || flush_target(s) == 0) {'),
     (BACKUP, 'bitmap-merge', 'what was set aside comes back',
      'bdrv_dirty_bitmap_thaw(s->bitmap, !anew);',
      'bdrv_dirty_bitmap_thaw(s->bitmap, false);'),

@@ -569,10 +569,12 @@ START_TEST(test_error_stops)
     make_backup_disks();
     with.max_workers = 1;
     with.on_target_error = JOB_ON_ERROR_STOP;
-    mem_disk_fail(dst, _i ? MEM_FLUSH : MEM_WRITE, _i ? 0 : 1, EIO);
+    /* All fail, but only one is tried. */
+    mem_disk_break(dst, _i ? MEM_FLUSH : MEM_WRITE, -1, EIO);
     start_with_options(&with);
     wait_event("m:ERROR(write,stop)");
     wait_event("m:paused");
+    mem_disk_break(dst, _i ? MEM_FLUSH : MEM_WRITE, -1, 0);
     guest_does(WRITE, 6 * MiB, 1000);
     verb_ok(job_verb_resume(JOB_FAMILY_ALL, "m", errp));
     wait_event("m:null");
