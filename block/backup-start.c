@@ -219,7 +219,7 @@ static void add_clusters(BackupJob *s)
         return;
     }
     for (pos = 0; bdrv_dirty_bitmap_next_frozen(s->bitmap, pos, s->length,
-                                                s->length, &start, &bytes);
+                                                INT64_MAX, &start, &bytes);
          pos = start + bytes) {
         block_copy_add(s->bc, start, bytes);
     }

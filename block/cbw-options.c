@@ -77,8 +77,8 @@ static int add_bitmap(CopyBeforeWrite *s, JsonObject *which, GError **errp)
                    "%" PRId64,
                    bdrv_dirty_bitmap_name(bitmap), other, length);
     } else {
-        while (bdrv_dirty_bitmap_next_area(bitmap, pos, length, length, &start,
-                                           &bytes)) {
+        while (bdrv_dirty_bitmap_next_area(bitmap, pos, length, INT64_MAX,
+                                           &start, &bytes)) {
             block_copy_add(s->bc, start, bytes);
             pos = start + bytes;
         }

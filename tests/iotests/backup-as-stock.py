@@ -12,7 +12,8 @@ import nbd
 from iotests import KiB, MiB, QMPError, path
 
 SIZE = 8 * MiB
-FILE_IMAGES = {"src": SIZE, "dst": SIZE, "dst2": SIZE, "short": SIZE // 2}
+FILE_IMAGES = {"src": SIZE, "dst": SIZE, "dst2": SIZE, "short": SIZE // 2,
+               "nothing": 0, "nothing2": 0}
 QCOW2_IMAGES = ("base", "top", "qdst")
 
 
@@ -251,6 +252,21 @@ class BackupAsStock(unittest.TestCase):
         self.do(("query-jobs", {}), ("block-job-cancel", {"device": "b"}))
         self.end()
         self.content("dst")
+
+    def test_disk_of_no_bytes(self):
+        self.do(bitmap("add", at="nothing"))
+        for sync in ("full", "top", "incremental", "bitmap"):
+            marks = {"bitmap": "marks"}
+            if sync != "incremental":
+                marks["bitmap_mode"] = "on-success"
+            self.do(backup(device="nothing", target="nothing2", sync=sync,
+                           **marks))
+            self.end()
+        self.marked("nothing")
+        self.do(("blockdev-add", {
+            "driver": "copy-before-write", "node-name": "cbw",
+            "file": "nothing", "target": "nothing2",
+            "bitmap": {"node": "nothing", "name": "marks"}}))
 
     def test_top(self):
         """What is not in the backing file, zeroes too"""
