@@ -451,7 +451,7 @@ static int copy_zeroes(BlockCopy *bc, BlockCopyOp *op)
 static int copy_data(BlockCopy *bc, BlockDriverState *source, BlockCopyOp *op)
 {
     struct iovec iov = { .iov_len = op->bytes };
-    int flags = bc->compress ? BDRV_REQ_WRITE_COMPRESSED : 0;
+    bool again;
     int ret;
 
     if (!op->buf &&
@@ -468,8 +468,9 @@ static int copy_data(BlockCopy *bc, BlockDriverState *source, BlockCopyOp *op)
     op->is_read = false;
     mutex_lock(&bc->lock);
     target_zero_clear(&bc->zero, op->offset, op->bytes);
+    again = bc->torn;
     mutex_unlock(&bc->lock);
-    return bdrv_pwritev(bc->target, op->offset, op->bytes, &iov, 1, flags);
+    return copy_target_write(bc->target, op->offset, &iov, bc->compress, again);
 }
 
 /* Rule 2 */

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #include "copy-target.h"
 
+#include <errno.h>
+
 /* So many answers about a target that may be fresh, and no more */
 #define MAX_ANSWERS 64
 
@@ -16,6 +18,20 @@ int64_t copy_target_cluster(BlockDriverState *bs)
         bs->drv->get_info(bs, image);
     }
     return json_object_get_int_member_with_default(image, "cluster-size", 0);
+}
+
+int copy_target_write(BlockDriverState *bs, int64_t offset,
+                      const struct iovec *iov, bool compress, bool again)
+{
+    if (compress) {
+        int ret = bdrv_pwritev(bs, offset, iov->iov_len, iov, 1,
+                               BDRV_REQ_WRITE_COMPRESSED);
+
+        if (ret != -EIO || !again) {
+            return ret;
+        }
+    }
+    return bdrv_pwritev(bs, offset, iov->iov_len, iov, 1, 0);
 }
 
 void target_zero_init(TargetZero *z, int64_t length, int64_t granularity)

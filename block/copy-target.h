@@ -11,6 +11,14 @@
 int64_t copy_target_cluster(BlockDriverState *bs);
 
 /*
+ * All of @iov to @bs: 0 or -errno. Compressed data overwrites nothing, but fails with
+ * EIO; so if a write of the copy has failed before (@again), which may have been this one
+ * with some of it there now, it is written uncompressed then. In a request's gate
+ */
+int copy_target_write(BlockDriverState *bs, int64_t offset,
+                      const struct iovec *iov, bool compress, bool again);
+
+/*
  * Which parts of a copy read as zeroes already, so that none need be written
  * there. Kept in the granules that are copied; not locked.
  */
