@@ -261,13 +261,14 @@ static int completed(void *opaque, int *error)
     return 1;
 }
 
+/* There may be more than were asked for: not all servers keep to REQ_ONE. */
 static int got_extents(void *opaque, const char *context, uint64_t offset,
                        uint32_t *entries, size_t n, int *error)
 {
     NbdRequest *req = opaque;
 
     if (strcmp(context, req->conn->context) == 0) {
-        req->n_extents = MIN(n / 2, NBD_CLIENT_EXTENTS);
+        req->n_extents = MIN(n / 2, req->max_extents);
         memcpy(req->extents, entries, req->n_extents * 2 * sizeof(*entries));
     }
     return 0;

@@ -67,10 +67,11 @@ typedef struct NbdConn NbdConn;
 struct NbdRequest {
     NbdCommand command;
     int64_t offset, bytes;
-    void *buf;         /* READ, WRITE: of @bytes bytes */
-    uint32_t flags;    /* LIBNBD_CMD_FLAG_ */
-    uint32_t *extents; /* STATUS: pairs of length and flags, */
-    size_t n_extents;  /* so many pairs that came, NBD_CLIENT_EXTENTS at most */
+    void *buf;          /* READ, WRITE: of @bytes bytes */
+    uint32_t flags;     /* LIBNBD_CMD_FLAG_ */
+    uint32_t *extents;  /* STATUS: pairs of length and flags, */
+    size_t max_extents; /* of so many there is room for, */
+    size_t n_extents;   /* and so many have come */
 
     NbdConn *conn;
     NbdRequest *next, *prev; /* conn->lock, as all that follows */

@@ -20,9 +20,9 @@
 #define MAX_ISLAND (INT64_C(1) << 20)
 #define MAX_ISLANDS 32
 
-/* Ask the server about [@offset, @offset + @bytes). */
-static int ask(NbdClient *s, int64_t offset, int64_t bytes, bool one,
-               NbdRequest *req)
+/* Ask the server about [@offset, @offset + @bytes), for as many extents as @req has
+ * room for. */
+static int ask(NbdClient *s, int64_t offset, int64_t bytes, NbdRequest *req)
 {
     int ret;
 
@@ -30,8 +30,9 @@ static int ask(NbdClient *s, int64_t offset, int64_t bytes, bool one,
         .command = NBD_COMMAND_STATUS,
         .offset = offset,
         .bytes = bytes,
-        .flags = one ? LIBNBD_CMD_FLAG_REQ_ONE : 0,
+        .flags = req->max_extents == 1 ? LIBNBD_CMD_FLAG_REQ_ONE : 0,
         .extents = req->extents,
+        .max_extents = req->max_extents,
     };
     ret = nbd_conn_run(s->conn, req);
     /* A reply that tells nothing is none. */
@@ -97,9 +98,9 @@ static int query_server(NbdClient *s, int64_t asked, int64_t bytes,
                         int64_t *pnum)
 {
     bool on = status_cache_get_mode(s->cache) == STATUS_CACHE_ON;
-    g_autofree uint32_t *extents =
-        g_new(uint32_t, 2 * (on ? NBD_CLIENT_EXTENTS : 1));
-    NbdRequest req = { .extents = extents };
+    size_t max = on ? NBD_CLIENT_EXTENTS : 1;
+    g_autofree uint32_t *extents = g_new(uint32_t, 2 * max);
+    NbdRequest req = { .extents = extents, .max_extents = max };
     StatusCacheStats delta = { .probes = 1 };
     int64_t align = status_cache_granularity(s->cache);
     int64_t start = on ? asked - asked % align : asked;
@@ -110,7 +111,7 @@ static int query_server(NbdClient *s, int64_t asked, int64_t bytes,
     end = MIN(end + (align - end % align) % align, s->conn->info.size);
     delta.probe_wall_ns = g_get_monotonic_time();
     status_cache_probe_begin(s->cache, &op, start, end - start);
-    ret = ask(s, start, end - start, !on, &req);
+    ret = ask(s, start, end - start, &req);
     if (ret == 0) {
         ret = take_extents(s, &op, &req, asked, pnum);
     }
@@ -131,8 +132,8 @@ static int other_context(NbdClient *s, int64_t offset, int64_t bytes,
                          int64_t *pnum)
 {
     uint32_t extent[2] = { 0 };
-    NbdRequest req = { .extents = extent };
-    int ret = ask(s, offset, bytes, true, &req);
+    NbdRequest req = { .extents = extent, .max_extents = 1 };
+    int ret = ask(s, offset, bytes, &req);
 
     if (ret < 0) {
         return ret;

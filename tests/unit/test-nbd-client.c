@@ -583,6 +583,22 @@ START_TEST(test_tainted)
 }
 END_TEST
 
+/* A server that tells more than it was asked for: there is room for one. */
+START_TEST(test_too_many_told)
+{
+    g_autofree uint32_t *extents = g_new(uint32_t, 2 * NBD_CLIENT_EXTENTS);
+    size_t i;
+
+    for (i = 0; i < NBD_CLIENT_EXTENTS; i++) {
+        extents[2 * i] = 4096;
+        extents[2 * i + 1] = i % 2 ? 0 : NBD_STATE_ZERO;
+    }
+    start("");
+    ck_assert(ask(true, extents, NBD_CLIENT_EXTENTS) & BDRV_BLOCK_ZERO);
+    ck_assert_int_eq(known(4096), BLOCK_STATE_UNKNOWN);
+}
+END_TEST
+
 /* A reply that tells nothing is an error. */
 START_TEST(test_nothing_told)
 {
@@ -692,6 +708,7 @@ int main(void)
     tcase_add_loop_test(tc, test_no_zeroes, 0, 2);
     tcase_add_loop_test(tc, test_modes, 0, 3);
     tcase_add_loop_test(tc, test_tainted, 0, 2);
+    tcase_add_test(tc, test_too_many_told);
     tcase_add_test(tc, test_nothing_told);
     tcase_add_test(tc, test_failed);
     tcase_add_test(tc, test_forgotten);
