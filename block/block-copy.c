@@ -473,7 +473,8 @@ static int copy_data(BlockCopy *bc, BlockDriverState *source, BlockCopyOp *op)
     return copy_target_write(bc->target, op->offset, &iov, bc->compress, again);
 }
 
-/* Rule 2 */
+/* Rule 2. Nobody minds rule 3 any more after a stop: what was read may not be of the
+ * moment, and counts as not copied. */
 static void finish(BlockCopy *bc, BlockCopyOp *op, int ret)
 {
     uint64_t first = op->offset / bc->cluster;
@@ -481,7 +482,7 @@ static void finish(BlockCopy *bc, BlockCopyOp *op, int ret)
 
     op->done = 0;
     mutex_lock(&bc->lock);
-    if (ret == 0) {
+    if (ret == 0 && !is_stopped(bc)) {
         op->done = op->kind == BLOCK_COPY_NOTHING ? 0 : op->bytes;
         sparse_bitmap_clear(bc->todo, first,
                             clusters(bc, op->offset + op->bytes) - first);

@@ -19,9 +19,11 @@ BREAKS = [
     finish(bc, op, 0);
     op->is_read = false;'''),
     (BLOCK_COPY, 'copy-2-failed', 'what has failed is still to be copied',
-     '''    if (ret == 0) {
+     '''    if (ret == 0 && !is_stopped(bc)) {
         op->done =''', '''    if (ret <= 0) {
         op->done ='''),
+    (BLOCK_COPY, 'copy-2-stop', 'what guests no longer wait for is not copied',
+     'if (ret == 0 && !is_stopped(bc)) {', 'if (ret == 0) {'),
     (BLOCK_COPY, 'copy-3', 'guests copy before they write',
      'while (ret > 0 && pos < end) {', 'while (0 && pos < end) {'),
     (BLOCK_COPY, 'copy-3-again', 'who has waited looks again',

@@ -701,6 +701,35 @@ START_TEST(test_bitmap)
 }
 END_TEST
 
+/* What a worker had in hand when the job was cancelled guests may have overwritten
+ * before it was read, so it is not copied. The bitmap marks no writes. */
+START_TEST(test_bitmap_cancelled_in_hand)
+{
+    BackupOptions with = options(BACKUP_SYNC_BITMAP);
+    int64_t first;
+
+    make_backup_disks();
+    on_management(add_bitmap, NULL);
+    first = find_cluster(0, false);
+    guest_does(WRITE, first, 1);
+    bdrv_dirty_bitmap_set_enabled(marks, false);
+    with.bitmap = "marks";
+    with.have_bitmap_mode = true;
+    with.bitmap_mode = BACKUP_BITMAP_ALWAYS;
+    mem_disk_hold(src, MEM_READ, 0);
+    start_with_options(&with);
+    mem_disk_wait_held(src);
+    block_copy_stop(copier); /* as when it is being cancelled */
+    verb_ok(job_verb_cancel(JOB_FAMILY_ALL, "m", true, errp));
+    guest_does(WRITE, first, 1);
+    mem_disk_let_go(src);
+    wait_event("m:null");
+    ck_assert(is_marked(first));
+    on_management(remove_bitmap, NULL);
+    unmake_backup_disks();
+}
+END_TEST
+
 /* ---- the start ---------------------------------------------------------- */
 
 /* A transaction may give up a job that is not started: all is as it was. */
@@ -820,6 +849,7 @@ static Suite *suite(void)
     tc = tcase_create("bitmaps");
     tcase_add_checked_fixture(tc, harness_start, harness_stop);
     tcase_add_loop_test(tc, test_bitmap, 0, G_N_ELEMENTS(bitmap_runs));
+    tcase_add_test(tc, test_bitmap_cancelled_in_hand);
     suite_add_tcase(s, tc);
 
     tc = tcase_create("start");
