@@ -86,31 +86,29 @@ class Stream(threading.Thread):
         if self.error:
             raise self.error
 
-    def content(self, count):
-        """Of all its blocks, after so many writes"""
-        content = {}
-        for block, data in self.log[:count]:
-            content[block] = data
-        return content
-
     def check(self, image, at_least, at_most):
         """The image holds what was there after some number of writes in between"""
-        have = {}
+        have, content = {}, {}
         for block in self.blocks:
             image.seek(block * BLOCK)
             have[block] = image.read(BLOCK)
-        problem = None
-        for count in range(at_least, at_most + 1):
-            content = self.content(count)
-            wrong = [block for block, data in have.items()
-                     if data != content.get(block, ZEROES)]
+        content.update(self.log[:at_least])
+        wrong = {block for block, data in have.items()
+                 if data != content.get(block, ZEROES)}
+        problem = sorted(wrong)[:10]
+        for block, data in self.log[at_least:at_most]:
             if not wrong:
-                return
-            problem = problem or wrong
-        raise AssertionError(
-            f"client {self.number}: after none of {at_least} to {at_most} writes "
-            f"was it like this; after the first of these, blocks {problem[:10]} "
-            f"were different")
+                break
+            # One write later
+            if have[block] == data:
+                wrong.discard(block)
+            else:
+                wrong.add(block)
+        if wrong:
+            raise AssertionError(
+                f"client {self.number}: after none of {at_least} to {at_most} "
+                f"writes was it like this; after the first of these, blocks "
+                f"{problem} were different")
 
 
 class UnderLoad(unittest.TestCase):
