@@ -135,11 +135,13 @@ static int find_place(BlockDriverState *bs, int64_t offset, int64_t bytes,
     int ret;
 
     bytes = readable(snap, offset, bytes);
-    if (bytes == 0 || cbw_snapshot_is_broken(snap)) {
+    if (bytes == 0) {
         return -EACCES;
     }
     if (is_copied(bs, offset, bytes, place)) {
-        return 0;
+        /* Before it was broken: a copy that was late for who broke it may have
+         * read what was written since. */
+        return cbw_snapshot_is_broken(snap) ? -EACCES : 0;
     }
     ret = range_lock_acquire(snap->readers, &place->hold, offset, place->bytes,
                              false, bdrv_request_cancel());
