@@ -141,10 +141,15 @@ int nbd_client_pwritev(BlockDriverState *bs, int64_t offset, int64_t bytes,
     return finish_write(bs, flags, ret);
 }
 
-/* Pieces are as long as those of writes, as some servers write them. */
+/*
+ * Pieces are as long as those of writes, as some servers write them. -ENOTSUP to who
+ * allows no fallback says that nothing has happened: so if the first was fast,
+ * the others may be slow.
+ */
 static int write_zeroes(BlockDriverState *bs, int64_t offset, int64_t bytes,
                         uint32_t flags)
 {
+    const uint32_t fast = LIBNBD_CMD_FLAG_FAST_ZERO;
     NbdClient *s = bs->opaque;
     int64_t done = 0;
     int ret = 0;
@@ -153,8 +158,10 @@ static int write_zeroes(BlockDriverState *bs, int64_t offset, int64_t bytes,
         int64_t n = MIN(bytes - done, bs->limits.max_transfer);
 
         ret = run(s, NBD_COMMAND_ZERO, offset + done, n, NULL, flags);
-        if (ret == -ENOTSUP && done > 0) {
-            ret = -EIO; /* something has changed */
+        if (ret == -ENOTSUP && done > 0 && (flags & fast)) {
+            flags &= ~fast;
+            ret = run(s, NBD_COMMAND_ZERO, offset + done, n, NULL, flags);
+            ret = ret == -ENOTSUP ? -EIO : ret;
         }
         done += n;
     }

@@ -516,6 +516,42 @@ START_TEST(test_no_zeroes)
 }
 END_TEST
 
+/* One that can in the first of two pieces only: the other is slow, or written. */
+START_TEST(test_half_a_zero)
+{
+    bool fast = _i == 0;
+    FakeRequest req;
+    Async *a;
+    int i;
+
+    server.max_block = 64 * KIB;
+    start("'status-cache':'on'");
+    a = begin_on(blk, NBD_CMD_WRITE_ZEROES, 0, 128 * KIB,
+                 fast ? BDRV_REQ_NO_FALLBACK : 0);
+    for (i = 0; i < 2; i++) {
+        req = fake_nbd_expect_request(&server, NBD_CMD_WRITE_ZEROES,
+                                      i * 64 * KIB, 64 * KIB);
+        fake_nbd_reply(&server, req.cookie, i ? NBD_ENOTSUP : 0);
+    }
+    if (fast) {
+        ck_assert(req.flags & NBD_CMD_FLAG_FAST_ZERO);
+        req = fake_nbd_expect_request(&server, NBD_CMD_WRITE_ZEROES, 64 * KIB,
+                                      64 * KIB);
+        ck_assert(!(req.flags & NBD_CMD_FLAG_FAST_ZERO));
+        fake_nbd_reply(&server, req.cookie, 0);
+    } else {
+        for (i = 0; i < 2; i++) {
+            req = fake_nbd_expect_request(&server, NBD_CMD_WRITE, i * 64 * KIB,
+                                          64 * KIB);
+            ck_assert_uint_eq(req.byte, 0);
+            fake_nbd_reply(&server, req.cookie, 0);
+        }
+    }
+    ck_assert_int_eq(end(a), 0);
+    ck_assert_int_eq(known(0), fast ? BLOCK_STATE_ZERO : BLOCK_STATE_DATA);
+}
+END_TEST
+
 /* ---- what is remembered ------------------------------------------------- */
 
 static const uint32_t all_zero[] = { SIZE, NBD_STATE_HOLE | NBD_STATE_ZERO };
@@ -706,6 +742,7 @@ int main(void)
     tcase_add_test(tc, test_flush);
     tcase_add_test(tc, test_zero_flags);
     tcase_add_loop_test(tc, test_no_zeroes, 0, 2);
+    tcase_add_loop_test(tc, test_half_a_zero, 0, 2);
     tcase_add_loop_test(tc, test_modes, 0, 3);
     tcase_add_loop_test(tc, test_tainted, 0, 2);
     tcase_add_test(tc, test_too_many_told);
