@@ -255,10 +255,25 @@ static int completed(void *opaque, int *error)
     /* A server that goes down says so, and is left; it may come again. */
     if (*error == ENOTCONN || *error == ESHUTDOWN) {
         nbd_request_lost(req);
+    } else if (*error == 0 && req->command == NBD_COMMAND_READ &&
+               req->n_read != req->bytes) {
+        nbd_request_done(req, -EIO);
     } else {
         nbd_request_done(req, -*error);
     }
     return 1;
+}
+
+/* libnbd does not ask if the parts of a reply make up the whole. */
+static int got_data(void *opaque, const void *data, size_t bytes,
+                    uint64_t offset, unsigned status, int *error)
+{
+    NbdRequest *req = opaque;
+
+    if (status == LIBNBD_READ_DATA || status == LIBNBD_READ_HOLE) {
+        req->n_read += bytes;
+    }
+    return 0;
 }
 
 /* There may be more than were asked for: not all servers keep to REQ_ONE. */
@@ -279,11 +294,13 @@ static int64_t send_request(Handle *h, NbdRequest *req)
 {
     nbd_completion_callback done = { completed, req, NULL };
     nbd_extent_callback extents = { got_extents, req, NULL };
+    nbd_chunk_callback chunk = { got_data, req, NULL };
 
     switch (req->command) {
     case NBD_COMMAND_READ:
-        return nbd_aio_pread(h, req->buf, req->bytes, req->offset, done,
-                             req->flags);
+        req->n_read = 0;
+        return nbd_aio_pread_structured(h, req->buf, req->bytes, req->offset,
+                                        chunk, done, req->flags);
     case NBD_COMMAND_WRITE:
         return nbd_aio_pwrite(h, req->buf, req->bytes, req->offset, done,
                               req->flags);

@@ -72,6 +72,7 @@ struct NbdRequest {
     uint32_t *extents;  /* STATUS: pairs of length and flags, */
     size_t max_extents; /* of so many there is room for, */
     size_t n_extents;   /* and so many have come */
+    int64_t n_read;     /* READ: so many bytes have come */
 
     NbdConn *conn;
     NbdRequest *next, *prev; /* conn->lock, as all that follows */

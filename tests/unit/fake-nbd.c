@@ -255,14 +255,20 @@ static void put_chunk(FakeNbd *s, uint16_t type, uint64_t cookie,
 
 void fake_nbd_reply_data(FakeNbd *s, const FakeRequest *req, uint8_t byte)
 {
-    g_autofree uint8_t *data = g_malloc(req->length);
+    fake_nbd_reply_part(s, req, byte, req->length);
+}
+
+void fake_nbd_reply_part(FakeNbd *s, const FakeRequest *req, uint8_t byte,
+                         uint32_t bytes)
+{
+    g_autofree uint8_t *data = g_malloc(bytes);
     uint64_t offset = GUINT64_TO_BE(req->offset);
 
-    memset(data, byte, req->length);
+    memset(data, byte, bytes);
     put_chunk(s, NBD_REPLY_TYPE_OFFSET_DATA, req->cookie,
-              sizeof(offset) + req->length);
+              sizeof(offset) + bytes);
     put(s->fd, &offset, sizeof(offset));
-    put(s->fd, data, req->length);
+    put(s->fd, data, bytes);
 }
 
 void fake_nbd_reply_status(FakeNbd *s, uint64_t cookie, const uint32_t *extents,

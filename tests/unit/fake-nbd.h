@@ -51,6 +51,9 @@ FakeRequest fake_nbd_expect_request(FakeNbd *s, uint16_t type, uint64_t offset,
 /* NBD's error numbers; not for READ and BLOCK_STATUS */
 void fake_nbd_reply(FakeNbd *s, uint64_t cookie, uint32_t error);
 void fake_nbd_reply_data(FakeNbd *s, const FakeRequest *req, uint8_t byte);
+/* No more than the first @bytes bytes */
+void fake_nbd_reply_part(FakeNbd *s, const FakeRequest *req, uint8_t byte,
+                         uint32_t bytes);
 /* @n extents: length and flags in turn */
 void fake_nbd_reply_status(FakeNbd *s, uint64_t cookie, const uint32_t *extents,
                            size_t n);

@@ -552,6 +552,24 @@ START_TEST(test_half_a_zero)
 }
 END_TEST
 
+/* A reply that leaves out a part of what was to be read: that is no zeroes. */
+START_TEST(test_read_in_part)
+{
+    FakeRequest req;
+    Async *a;
+
+    start("");
+    a = begin(NBD_CMD_READ, 0, 8192);
+    req = fake_nbd_expect_request(&server, NBD_CMD_READ, 0, 8192);
+    fake_nbd_reply_part(&server, &req, 1, 4096);
+    ck_assert_int_eq(end(a), -EIO);
+    a = begin(NBD_CMD_READ, 0, 8192);
+    req = fake_nbd_expect_request(&server, NBD_CMD_READ, 0, 8192);
+    fake_nbd_reply_data(&server, &req, 1);
+    ck_assert_int_eq(end(a), 0);
+}
+END_TEST
+
 /* ---- what is remembered ------------------------------------------------- */
 
 static const uint32_t all_zero[] = { SIZE, NBD_STATE_HOLE | NBD_STATE_ZERO };
@@ -743,6 +761,7 @@ int main(void)
     tcase_add_test(tc, test_zero_flags);
     tcase_add_loop_test(tc, test_no_zeroes, 0, 2);
     tcase_add_loop_test(tc, test_half_a_zero, 0, 2);
+    tcase_add_test(tc, test_read_in_part);
     tcase_add_loop_test(tc, test_modes, 0, 3);
     tcase_add_loop_test(tc, test_tainted, 0, 2);
     tcase_add_test(tc, test_too_many_told);
