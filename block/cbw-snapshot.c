@@ -99,7 +99,8 @@ typedef struct Place {
     RangeHold hold;
 } Place;
 
-/* How far of [@offset, @offset + @bytes) can be read; 0: not at all */
+/* How far of [@offset, @offset + @bytes) can be read; 0: not at all. It may lie
+ * beyond the end, if the reader stood on another snapshot when it was opened. */
 static int64_t readable(CbwSnapshot *snap, int64_t offset, int64_t bytes)
 {
     uint64_t first = offset / snap->cluster;
@@ -107,6 +108,10 @@ static int64_t readable(CbwSnapshot *snap, int64_t offset, int64_t bytes)
     uint64_t end;
 
     MUTEX_GUARD(&snap->lock);
+    stop = MIN(stop, sparse_bitmap_size(snap->access));
+    if (first >= stop) {
+        return 0;
+    }
     end = sparse_bitmap_next_clear(snap->access, first, stop);
     if (end == first) {
         return 0;

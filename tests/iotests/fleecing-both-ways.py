@@ -295,6 +295,34 @@ class FleecingBothWays(unittest.TestCase):
         self.assertEqual(allocated, 3 * CLUSTER)
         self.finish()
 
+    def test_another_snapshot(self):
+        """Under a reader, a shorter one is put in the place of its own"""
+        self.add_target()
+        for size in SIZE, MiB:
+            for name in "file", "copy":
+                self.cmd("blockdev-add", {
+                    "driver": "null-co", "node-name": f"{name}{size}",
+                    "size": size, "read-zeroes": True})
+            self.cmd("blockdev-add", driver="copy-before-write",
+                     node_name=f"cbw{size}", file=f"file{size}",
+                     target=f"copy{size}")
+        self.cmd("object-add", {"qom-type": "throttle-group", "id": "group"})
+        filter_node = {"driver": "throttle", "node-name": "filter",
+                       "throttle-group": "group"}
+        self.cmd("blockdev-add", {**filter_node, "file": f"cbw{SIZE}"})
+        self.cmd("blockdev-add", driver="snapshot-access", node_name="access",
+                 file="filter")
+        self.export("access")
+        with self.client("snap") as snap:
+            self.cmd("blockdev-reopen",
+                     options=[{**filter_node, "file": f"cbw{MiB}"}])
+            self.assertEqual(snap.pread(MiB - 512, 512), bytes(512))
+            for offset in MiB - 512, MiB, SIZE - 1024:
+                self.assert_error(errno.EPERM, snap.pread, offset, 1024)
+            for offset in MiB, SIZE - 1024:
+                self.assert_error(errno.EPERM, snap.block_status, offset, 1024)
+        self.finish()
+
     # ---- a target that hangs
 
     def late(self, function, *arguments):
