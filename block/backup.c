@@ -38,7 +38,8 @@ static void fail(BackupJob *s, int ret)
         s->ret = ret;
     }
     block_copy_stop(s->bc);
-    job_kick(s->job);
+    /* Nobody is to wait, or to make space, for what is lost. */
+    job_end_pauses(s->job);
 }
 
 /* Of a worker. Lock held */

@@ -57,6 +57,7 @@ struct Job {
     GPtrArray *nodes, *blks; /* none after they were let go */
     bool kicked;
     bool user_paused; /* by a verb, or an error and the policy "stop" */
+    bool no_pause;    /* job_end_pauses() */
     JobIoStatus io_status;
     bool cancelled; /* by force */
     bool complete_requested, soft_cancelled;

@@ -309,14 +309,14 @@ void job_set_busy(Job *job, bool busy)
 bool job_wants_pause(Job *job)
 {
     MUTEX_GUARD(&job_mutex);
-    return job->user_paused;
+    return job->user_paused && !job->no_pause;
 }
 
 int job_pause_point(Job *job)
 {
     MUTEX_GUARD(&job_mutex);
 
-    while (job->user_paused && !job->cancelled) {
+    while (job->user_paused && !job->no_pause && !job->cancelled) {
         /* Again after each wait: resumed and paused may be one wake-up. */
         if (job->status == JOB_READY) {
             job_set_status(job, JOB_STANDBY);
@@ -326,6 +326,13 @@ int job_pause_point(Job *job)
         cond_wait(&job->changed, &job_mutex);
     }
     return job->cancelled ? -ECANCELED : 0;
+}
+
+void job_end_pauses(Job *job)
+{
+    MUTEX_GUARD(&job_mutex);
+    job->no_pause = true;
+    job_unpause(job);
 }
 
 void job_wait(Job *job, int64_t deadline_us)

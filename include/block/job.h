@@ -199,6 +199,8 @@ void job_set_busy(Job *job, bool busy);
  * job_pause_point(), which waits until it is over. 0 or -ECANCELED */
 bool job_wants_pause(Job *job);
 int job_pause_point(Job *job);
+/* run() is going to fail: the job is not paused any more, and will not be. */
+void job_end_pauses(Job *job);
 /*
  * The coordinator waits until job_kick() or a verb, or @deadline_us (monotonic
  * time; INT64_MAX: none). Returns at once if either came since the last time.

@@ -607,6 +607,27 @@ START_TEST(test_guest_fails)
 }
 END_TEST
 
+/* A paused job whose copy is lost does not wait to be resumed. */
+START_TEST(test_guest_fails_paused_job)
+{
+    BackupOptions with = options(BACKUP_SYNC_NONE);
+    int64_t at;
+
+    make_backup_disks();
+    at = find_cluster(0, false);
+    start_with_options(&with);
+    verb_ok(job_verb_pause(JOB_FAMILY_ALL, "m", errp));
+    wait_event("m:paused");
+    mem_disk_fail(dst, MEM_WRITE, 0, ENOSPC);
+    guest_does(WRITE, at, 100);
+    wait_event("m:null");
+    check_events("m:created m:running m:paused m:ERROR(write) m:running "
+                 "m:aborting m:COMPLETED(No space left on device) "
+                 "m:concluded m:null");
+    unmake_backup_disks();
+}
+END_TEST
+
 /* ---- bitmaps ------------------------------------------------------------ */
 
 static BdrvDirtyBitmap *marks;
@@ -854,6 +875,7 @@ static Suite *suite(void)
 
     tc = tcase_create("start");
     tcase_add_checked_fixture(tc, harness_start, harness_stop);
+    tcase_add_test(tc, test_guest_fails_paused_job);
     tcase_add_test(tc, test_abandon);
     tcase_add_test(tc, test_refused);
     tcase_add_test(tc, test_two);
