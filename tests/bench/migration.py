@@ -110,7 +110,7 @@ def move(link, name, mode, image, copy, cut):
         time.sleep(1)  # so long they write to the other host alone
         for writer in writers:
             writer.end()
-        source.cmd("block-export-del", {"id": "export"})
+        source.cmd("block-export-del", {"id": "export", "mode": "hard"})
         source.cmd("blockdev-del", node_name="copy")
     arrived, lost = link.counts()
     return {"server": name, "mode": mode, "cut_at_mib": at // MiB,

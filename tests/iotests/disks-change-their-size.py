@@ -330,7 +330,7 @@ class DisksChangeTheirSize(unittest.TestCase):
         """Its source and target, and all below, keep their size meanwhile"""
         self.daemon.cmd("blockdev-add", {"driver": "raw", "node-name": "raw",
                                          "file": "disk"})
-        self.daemon.cmd("block-export-del", id="export")
+        self.daemon.cmd("block-export-del", id="export", mode="hard")
         self.daemon.start_mirror(path("copy"), device="raw", job_id="m",
                                  **{"filter-node-name": "filter"})
         self.daemon.wait_ready("m")

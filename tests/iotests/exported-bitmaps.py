@@ -146,7 +146,7 @@ class ExportedBitmaps(unittest.TestCase):
             self.write_at_random(disks, "live", 2)
             self.same_maps(disks, "live", "fine", "usual", "coarse")
             for disk in disks:
-                disk.daemon.cmd("block-export-del", id="live")
+                disk.daemon.cmd("block-export-del", id="live", mode="hard")
                 disk.cmd(*command("disable", "r", "usual"))
                 disk.export("old", "r", "usual", "fine")
             self.write_at_random(disks, "r", 3)
@@ -269,7 +269,7 @@ class ExportedBitmaps(unittest.TestCase):
                                         "use by another operation"):
                 disk.daemon.cmd("blockdev-del", node_name="n")
             self.assertEqual(len(disk.maps("e", "b")[2]), 1)
-            disk.daemon.cmd("block-export-del", id="e")
+            disk.daemon.cmd("block-export-del", id="e", mode="hard")
             disk.daemon.cmd("blockdev-del", node_name="n")
 
     def test_node_goes_out_of_the_chain(self):
@@ -280,7 +280,7 @@ class ExportedBitmaps(unittest.TestCase):
                 iotests.qemu_img("create", "-q", "-f", "qcow2", path(name),
                                  str(SIZE))
                 self.addCleanup(remove, path(name))
-            disk.daemon.cmd("block-export-del", id="o")
+            disk.daemon.cmd("block-export-del", id="o", mode="hard")
             for node in "to":
                 disk.daemon.cmd("blockdev-del", node_name=node)
             disk.daemon.cmd("blockdev-add", {
@@ -295,7 +295,7 @@ class ExportedBitmaps(unittest.TestCase):
                 "job-id": "c", "device": "top", "top-node": "mid"})
             disk.daemon.qmp.wait_job("c", "null")
             self.assertEqual(len(disk.maps("e", "bitmap")[2]), 1)
-            disk.daemon.cmd("block-export-del", id="e")
+            disk.daemon.cmd("block-export-del", id="e", mode="hard")
             self.assertNotIn("mid", self.seen(disk))
 
     def test_resize(self):

@@ -157,7 +157,8 @@ class FleecingBothWays(unittest.TestCase):
         self.start_writers()
         self.assert_frozen()
         self.assert_sparse("snap")
-        self.cmd("block-export-del", id="snap")
+        # A client that has hung up may still be there.
+        self.cmd("block-export-del", id="snap", mode="hard")
         self.daemon.qmp.wait_event("BLOCK_EXPORT_DELETED", id="snap")
         self.cmd("block-job-cancel", device="job")
         self.daemon.qmp.wait_job("job", "null")
@@ -185,7 +186,8 @@ class FleecingBothWays(unittest.TestCase):
              "file": file}])
 
     def remove(self):
-        self.cmd("block-export-del", id="snap")
+        # A client that has hung up may still be there.
+        self.cmd("block-export-del", id="snap", mode="hard")
         self.daemon.qmp.wait_event("BLOCK_EXPORT_DELETED", id="snap")
         self.cmd("blockdev-del", node_name="access")
         self.reopen_guest("disk")

@@ -89,6 +89,8 @@ class LongRequestsInOne(unittest.TestCase):
         with open(name, "r+b") as file:
             for offset in range(0, 512 * MiB, 8 * KiB):
                 os.pwrite(file.fileno(), b"x", offset)
+            # Where pages are on their way holes may be told as data.
+            os.fsync(file.fileno())
         with disk.DiskDaemon(name) as daemon:
             for extended in False, True:
                 with daemon.client(extended=extended) as client:
