@@ -6,8 +6,8 @@ usage: backup_jobs.py [EXTENTS [ROUNDS]]    (as root; default: 20000 3)
 
 A written, fragmented disk with a 4 KiB hole every 64 MiB, on a loop-mounted ext4,
 O_DIRECT, cold caches. First one backup of it, then three at once, a second
-apart: how often the file system was asked (lseek, FIEMAP), and how often
-the status cache had to probe. Then a backup while a client reads, writes,
+apart: how often the file system was asked (lseek, FIEMAP), how often
+the status cache had to probe, and MB/s. Then a backup while a client reads, writes,
 zeroes and discards 4 KiB blocks: MB/s, the client's latencies, the monitor's. Prints
 a JSON object a run, then the medians. Both daemons take turns.
 """
@@ -71,12 +71,14 @@ def jobs(image, folder, program, number):
             targets.append(start(daemon, folder, i))
         for i in range(number):
             finish(daemon, i)
+        seconds = time.monotonic() - begun
         calls = counter.stop()
         same = all(iotests.run("cmp", image, target, status=None).returncode == 0
                    for target in targets)
         for target in targets:
             os.unlink(target)
-        return {"jobs": number,
+        return {"jobs": number, "mb_per_s": round(
+            number * os.stat(image).st_size / seconds / 1e6, 1),
                 "lseeks": sum(c.kind != "FIEMAP" for c in calls),
                 "fiemaps": sum(c.kind == "FIEMAP" for c in calls),
                 "probes": probes(daemon), "identical": same}
