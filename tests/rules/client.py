@@ -66,8 +66,8 @@ BREAKS = [
      'nbd_flags |= LIBNBD_CMD_FLAG_NO_HOLE;', ';'),
     (NBD_STATUS, 'client-taint', 'a question is a probe from its beginning on',
      '''    status_cache_probe_begin(s->cache, &op, start, end - start);
-    ret = ask(s, start, end - start, !on, &req);''',
-     '''    ret = ask(s, start, end - start, !on, &req);
+    ret = ask(s, start, end - start, &req);''',
+     '''    ret = ask(s, start, end - start, &req);
     status_cache_probe_begin(s->cache, &op, start, end - start);'''),
     (NBD_STATUS, 'client-hole', 'a hole is no zero',
      'LIBNBD_STATE_ZERO;\n        BlockState',
