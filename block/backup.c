@@ -272,15 +272,21 @@ static void stop_workers(BackupJob *s)
 
 /* ---- the coordinator ---------------------------------------------------- */
 
+/* Until no worker has anything in hand. Lock held */
+static void wait_quiet(BackupJob *s)
+{
+    while (s->in_flight > 0) {
+        cond_wait(&s->quiet, &s->lock);
+    }
+}
+
 /* Workers come to rest; guests do not. */
 static void rest(BackupJob *s)
 {
     mutex_lock(&s->lock);
     s->hold = true;
     cond_broadcast(&s->chooser);
-    while (s->in_flight > 0) {
-        cond_wait(&s->quiet, &s->lock);
-    }
+    wait_quiet(s);
     mutex_unlock(&s->lock);
     job_pause_point(s->job);
     mutex_lock(&s->lock);
@@ -336,6 +342,10 @@ static int follow(BackupJob *s)
             continue;
         }
         if (s->sync != BACKUP_SYNC_NONE && block_copy_left(s->bc) == 0) {
+            /* Who copied the last has yet to leave: the job is busy till then. */
+            mutex_lock(&s->lock);
+            wait_quiet(s);
+            mutex_unlock(&s->lock);
             if (flush_target(s) == 0) {
                 return 0;
             }
