@@ -539,7 +539,7 @@ START_TEST(test_queries)
     for (i = 0; i < G_N_ELEMENTS(threads); i++) {
         pthread_create(&threads[i], NULL, finder, &stop);
     }
-    for (round = 0; round < 500; round++) {
+    for (round = 0; round < 150; round++) {
         g_autoptr(JsonNode) options =
             json_from_string("{'driver':'raw','node-name':'n',"
                              "'file':{'driver':'null-co','size':4096}}",

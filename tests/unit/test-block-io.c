@@ -137,6 +137,7 @@ START_TEST(test_any_alignment)
     GRand *rand = g_rand_new_with_seed(_i);
     g_autofree uint8_t *want = g_malloc0(p->length);
     g_autofree uint8_t *buf = g_malloc(p->length);
+    int requests = p->length > 1024 * 1024 ? 200 : 1000;
     int i;
 
     disk = mem_disk_new(p->length, p->request_alignment);
@@ -144,7 +145,7 @@ START_TEST(test_any_alignment)
     disk->limits.pwrite_zeroes_alignment = p->zeroes_alignment;
     disk->limits.max_transfer = p->max_transfer;
     open_disk(_i % 2 ? &mem_driver : &mem_fua_driver);
-    for (i = 0; i < 1000; i++) {
+    for (i = 0; i < requests; i++) {
         disk->no_zeroes = i % 3 == 0;
         disk->zero_max = i % 3 == 1 ? 16384 : 0;
         random_op(rand, want, buf);
