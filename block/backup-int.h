@@ -7,15 +7,13 @@
 #include "block/block-copy.h"
 #include "block/block-int.h"
 #include "block/dirty-bitmap.h"
+#include "block/job-workers.h"
 #include "util/thread.h"
-
-#define BACKUP_MAX_WORKERS 16
 
 typedef struct BackupJob BackupJob;
 
 typedef struct BackupWorker {
     BackupJob *s;
-    pthread_t thread;
     BlockCopyOp op;
 } BackupWorker;
 
@@ -33,8 +31,9 @@ struct BackupJob {
     BdrvDirtyBitmap *bitmap;
     BackupBitmapMode bitmap_mode;
 
-    BackupWorker workers[BACKUP_MAX_WORKERS];
-    unsigned n_workers, n_started;
+    BackupWorker workers[JOB_MAX_WORKERS];
+    unsigned n_workers;
+    JobWorkers threads;
 
     Mutex lock;
     Cond turn;    /* workers that wait for their turn to choose; broadcast */

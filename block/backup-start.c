@@ -271,7 +271,7 @@ static Job *create(const BackupOptions *options, BlockDriverState *source,
     s->bitmap_mode = options->bitmap_mode;
     s->on_source_error = options->on_source_error;
     s->on_target_error = options->on_target_error;
-    s->n_workers = MIN(options->max_workers, BACKUP_MAX_WORKERS);
+    s->n_workers = MIN(options->max_workers, JOB_MAX_WORKERS);
     /* What is to be put on something has to have its zeroes, and what little is
      * written is not worth the questions. */
     s->learn_target =

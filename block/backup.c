@@ -237,37 +237,22 @@ void backup_init(BackupJob *s)
     cond_init(&s->quiet);
 }
 
-/* Once; at least one worker runs then, or -errno */
-static int start_workers(BackupJob *s)
+static void *worker_item(void *opaque, unsigned i)
 {
-    while (s->n_started < s->n_workers) {
-        BackupWorker *w = &s->workers[s->n_started];
-        int r;
+    BackupJob *s = opaque;
 
-        w->s = s;
-        r = pthread_create(&w->thread, NULL, worker, w);
-        if (r != 0) {
-            /* Fewer will do. */
-            return s->n_started > 0 ? 0 : -r;
-        }
-        s->n_started++;
-    }
-    return 0;
+    s->workers[i].s = s;
+    return &s->workers[i];
 }
 
 static void stop_workers(BackupJob *s)
 {
-    unsigned i;
-
     mutex_lock(&s->lock);
     s->quit = true;
     cond_broadcast(&s->turn);
     cond_broadcast(&s->chooser);
     mutex_unlock(&s->lock);
-    for (i = 0; i < s->n_started; i++) {
-        pthread_join(s->workers[i].thread, NULL);
-    }
-    s->n_started = 0;
+    job_workers_join(&s->threads);
 }
 
 /* ---- the coordinator ---------------------------------------------------- */
@@ -383,7 +368,8 @@ static int backup_run(Job *job)
         block_copy_learn_target(s->bc, ask_target, s);
     }
     if (s->sync != BACKUP_SYNC_NONE) {
-        ret = start_workers(s);
+        ret = job_workers_start(&s->threads, s->n_workers, worker, worker_item,
+                                s);
     }
     if (ret < 0) {
         job_set_error(job, ret, "Could not start threads: %s",

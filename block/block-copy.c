@@ -6,7 +6,7 @@
  *  1. A cluster is copied by one at a time, who holds it in bc->ranges from before
  *     the source is looked at, be it for its status or its data, until all of it
  *     is on the target.
- *  2. It leaves bc->todo then, and not before, while it is still held. What is not
+ *  2. It leaves bc->left then, and not before, while it is still held. What is not
  *     in there is copied, so whoever finds that may overwrite it.
  *  3. Who is about to overwrite a cluster that is in there gets hold of it first, and
  *     copies it if it still is there then. So nobody writes to a cluster of the
@@ -47,10 +47,10 @@ struct BlockCopy {
 
     RangeLock *ranges;
     Mutex lock;
-    SparseBitmap *todo; /* lock; clusters */
+    SparseBitmap *left; /* lock; clusters */
     TargetZero zero;    /* lock */
     bool torn;          /* lock: a write to the target has failed */
-    uint64_t n_todo;    /* atomic: how many bits of todo are set */
+    uint64_t n_left;    /* atomic: how many bits of left are set */
     int stopped;        /* atomic */
     int zero_plain;     /* atomic: the target has no fast zero-writes */
 };
@@ -115,7 +115,7 @@ BlockCopy *block_copy_new(const BlockCopyOptions *options, GError **errp)
     bc->opaque = options->opaque;
     bc->ranges = range_lock_new();
     mutex_init(&bc->lock);
-    bc->todo = sparse_bitmap_new(clusters(bc, bc->length));
+    bc->left = sparse_bitmap_new(clusters(bc, bc->length));
     target_zero_init(&bc->zero, bc->length, cluster);
     return bc;
 }
@@ -127,7 +127,7 @@ void block_copy_free(BlockCopy *bc)
     }
     range_lock_free(bc->ranges);
     target_zero_destroy(&bc->zero);
-    sparse_bitmap_free(bc->todo);
+    sparse_bitmap_free(bc->left);
     mutex_destroy(&bc->lock);
     g_free(bc);
 }
@@ -145,7 +145,7 @@ int64_t block_copy_length(const BlockCopy *bc)
 /* Lock held */
 static void update_count(BlockCopy *bc)
 {
-    __atomic_store_n(&bc->n_todo, sparse_bitmap_count(bc->todo),
+    __atomic_store_n(&bc->n_left, sparse_bitmap_count(bc->left),
                      __ATOMIC_RELEASE);
 }
 
@@ -158,7 +158,7 @@ void block_copy_add(BlockCopy *bc, int64_t offset, int64_t bytes)
         return;
     }
     MUTEX_GUARD(&bc->lock);
-    sparse_bitmap_set(bc->todo, first, clusters(bc, end) - first);
+    sparse_bitmap_set(bc->left, first, clusters(bc, end) - first);
     update_count(bc);
 }
 
@@ -168,13 +168,13 @@ int64_t block_copy_left(BlockCopy *bc)
     int64_t rest;
 
     MUTEX_GUARD(&bc->lock);
-    n = sparse_bitmap_count(bc->todo);
+    n = sparse_bitmap_count(bc->left);
     if (n == 0) {
         return 0;
     }
-    last = sparse_bitmap_size(bc->todo) - 1;
+    last = sparse_bitmap_size(bc->left) - 1;
     rest = bc->length - (int64_t)last * bc->cluster;
-    if (sparse_bitmap_test(bc->todo, last)) {
+    if (sparse_bitmap_test(bc->left, last)) {
         return (int64_t)(n - 1) * bc->cluster + rest;
     }
     return (int64_t)n * bc->cluster;
@@ -182,18 +182,18 @@ int64_t block_copy_left(BlockCopy *bc)
 
 /* The first range in [@offset, @end), cluster by cluster, that is to be copied.
  * Lock held */
-static bool next_todo(BlockCopy *bc, int64_t offset, int64_t end, int64_t max,
+static bool next_left(BlockCopy *bc, int64_t offset, int64_t end, int64_t max,
                       int64_t *start, int64_t *bytes)
 {
     uint64_t stop = clusters(bc, end);
     uint64_t first, last;
 
-    first = sparse_bitmap_next_set(bc->todo, offset / bc->cluster, stop);
+    first = sparse_bitmap_next_set(bc->left, offset / bc->cluster, stop);
     if (first >= stop) {
         return false;
     }
     stop = MIN(stop, first + MAX(max / bc->cluster, 1));
-    last = sparse_bitmap_next_clear(bc->todo, first, stop);
+    last = sparse_bitmap_next_clear(bc->left, first, stop);
     *start = (int64_t)first * bc->cluster;
     *bytes = MIN((int64_t)last * bc->cluster, bc->length) - *start;
     return true;
@@ -204,7 +204,7 @@ bool block_copy_next_left(BlockCopy *bc, int64_t offset, int64_t *start,
 {
     MUTEX_GUARD(&bc->lock);
     return offset < bc->length &&
-           next_todo(bc, offset, bc->length, bc->length, start, bytes);
+           next_left(bc, offset, bc->length, bc->length, start, bytes);
 }
 
 bool block_copy_is_left(BlockCopy *bc, int64_t offset, int64_t bytes,
@@ -214,7 +214,7 @@ bool block_copy_is_left(BlockCopy *bc, int64_t offset, int64_t bytes,
     bool left;
     MUTEX_GUARD(&bc->lock);
 
-    end = sparse_bitmap_next_change(bc->todo, offset / bc->cluster,
+    end = sparse_bitmap_next_change(bc->left, offset / bc->cluster,
                                     clusters(bc, offset + bytes), &left);
     *pnum = MIN(bytes, (int64_t)end * bc->cluster - offset);
     return left;
@@ -225,11 +225,11 @@ bool block_copy_any_left(BlockCopy *bc, int64_t offset, int64_t bytes)
     int64_t end = MIN(offset + bytes, bc->length);
     int64_t start, n;
 
-    if (__atomic_load_n(&bc->n_todo, __ATOMIC_ACQUIRE) == 0 || offset >= end) {
+    if (__atomic_load_n(&bc->n_left, __ATOMIC_ACQUIRE) == 0 || offset >= end) {
         return false;
     }
     MUTEX_GUARD(&bc->lock);
-    return next_todo(bc, offset, end, bytes, &start, &n);
+    return next_left(bc, offset, end, bytes, &start, &n);
 }
 
 int block_copy_forget(BlockCopy *bc, int64_t offset, int64_t bytes)
@@ -245,10 +245,10 @@ int block_copy_forget(BlockCopy *bc, int64_t offset, int64_t bytes)
         return ret;
     }
     mutex_lock(&bc->lock);
-    sparse_bitmap_clear(bc->todo, start / bc->cluster,
+    sparse_bitmap_clear(bc->left, start / bc->cluster,
                         clusters(bc, end) - start / bc->cluster);
     update_count(bc);
-    garbage = sparse_bitmap_take_garbage(bc->todo);
+    garbage = sparse_bitmap_take_garbage(bc->left);
     mutex_unlock(&bc->lock);
     sparse_bitmap_garbage_free(garbage);
     range_lock_release(bc->ranges, &hold);
@@ -325,14 +325,14 @@ bool block_copy_pick(BlockCopy *bc, BlockCopyOp *op, int64_t *cursor)
     int64_t to[2] = { bc->length, *cursor };
     int i;
 
-    /* With the lock held: what is in todo and nobody holds stays there (rule 2). */
+    /* With the lock held: what is in bc->left and nobody holds stays there (rule 2). */
     MUTEX_GUARD(&bc->lock);
     for (i = 0; i < 2 && !is_stopped(bc); i++) {
         int64_t pos = from[i];
         int64_t start, bytes;
 
         while (pos < to[i] &&
-               next_todo(bc, pos, to[i], MAX_LOOK, &start, &bytes)) {
+               next_left(bc, pos, to[i], MAX_LOOK, &start, &bytes)) {
             op->offset = start;
             op->bytes = range_lock_try_acquire(bc->ranges, &op->hold, start,
                                                bytes, bc->cluster, &pos);
@@ -484,14 +484,14 @@ static void finish(BlockCopy *bc, BlockCopyOp *op, int ret)
     mutex_lock(&bc->lock);
     if (ret == 0 && !is_stopped(bc)) {
         op->done = op->kind == BLOCK_COPY_NOTHING ? 0 : op->bytes;
-        sparse_bitmap_clear(bc->todo, first,
+        sparse_bitmap_clear(bc->left, first,
                             clusters(bc, op->offset + op->bytes) - first);
         update_count(bc);
     } else if (!op->is_read) {
         bc->torn = true;
         target_zero_clear(&bc->zero, op->offset, op->bytes);
     }
-    garbage = sparse_bitmap_take_garbage(bc->todo);
+    garbage = sparse_bitmap_take_garbage(bc->left);
     mutex_unlock(&bc->lock);
     sparse_bitmap_garbage_free(garbage);
 }
@@ -530,16 +530,16 @@ void block_copy_op_destroy(BlockCopyOp *op)
  * nothing, or -errno */
 static int take(BlockCopy *bc, BlockCopyOp *op, int64_t *pos, int64_t end)
 {
-    bool todo = true;
+    bool found = true;
 
-    while (todo && !is_stopped(bc)) {
+    while (found && !is_stopped(bc)) {
         int64_t start, bytes;
         int ret;
 
         mutex_lock(&bc->lock);
-        todo = next_todo(bc, *pos, end, MAX_HELD, &start, &bytes);
+        found = next_left(bc, *pos, end, MAX_HELD, &start, &bytes);
         mutex_unlock(&bc->lock);
-        if (!todo) {
+        if (!found) {
             break;
         }
         ret = range_lock_acquire(bc->ranges, &op->hold, start, bytes, true,
@@ -549,16 +549,16 @@ static int take(BlockCopy *bc, BlockCopyOp *op, int64_t *pos, int64_t end)
         }
         *pos = start;
         mutex_lock(&bc->lock);
-        todo =
-            next_todo(bc, start, start + bytes, bytes, &op->offset, &op->bytes);
+        found =
+            next_left(bc, start, start + bytes, bytes, &op->offset, &op->bytes);
         mutex_unlock(&bc->lock);
-        if (todo) {
+        if (found) {
             shrink(bc, op, op->offset + op->bytes);
             return 1;
         }
         range_lock_release(bc->ranges, &op->hold);
         *pos = start + bytes;
-        todo = *pos < end;
+        found = *pos < end;
     }
     return 0;
 }
@@ -577,7 +577,7 @@ int block_copy(BlockCopy *bc, BlockDriverState *source, int64_t offset,
     int ret = 1;
 
     *is_read = false;
-    if (__atomic_load_n(&bc->n_todo, __ATOMIC_ACQUIRE) == 0) {
+    if (__atomic_load_n(&bc->n_left, __ATOMIC_ACQUIRE) == 0) {
         return 0;
     }
     while (ret > 0 && pos < end) {

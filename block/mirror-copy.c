@@ -322,7 +322,7 @@ void mirror_copy_destroy(MirrorJob *s)
 {
     unsigned i;
 
-    g_assert(s->n_started == 0);
+    g_assert(s->threads.n == 0);
     for (i = 0; i < s->n_workers; i++) {
         free(s->workers[i].buf);
     }
@@ -357,23 +357,17 @@ bool mirror_alloc_buffers(MirrorJob *s, GError **errp)
     return true;
 }
 
+static void *worker_item(void *opaque, unsigned i)
+{
+    MirrorJob *s = opaque;
+
+    s->workers[i].s = s;
+    return &s->workers[i];
+}
+
 int mirror_start_workers(MirrorJob *s)
 {
-    MUTEX_GUARD(&s->lock);
-
-    while (s->n_started < s->n_workers) {
-        MirrorWorker *w = &s->workers[s->n_started];
-        int r;
-
-        w->s = s;
-        r = pthread_create(&w->thread, NULL, worker, w);
-        if (r != 0) {
-            /* Fewer will do. */
-            return s->n_started > 0 ? 0 : -r;
-        }
-        s->n_started++;
-    }
-    return 0;
+    return job_workers_start(&s->threads, s->n_workers, worker, worker_item, s);
 }
 
 bool mirror_hold(MirrorJob *s, int64_t deadline_us)
@@ -399,18 +393,13 @@ void mirror_release(MirrorJob *s)
 
 void mirror_stop_workers(MirrorJob *s)
 {
-    unsigned i;
-
     mirror_hold(s, INT64_MAX);
     mutex_lock(&s->lock);
     s->quit = true;
     cond_broadcast(&s->pickers);
     cond_broadcast(&s->picker);
     mutex_unlock(&s->lock);
-    for (i = 0; i < s->n_started; i++) {
-        pthread_join(s->workers[i].thread, NULL);
-    }
-    s->n_started = 0;
+    job_workers_join(&s->threads);
 }
 
 int mirror_copy_rest(MirrorJob *s)

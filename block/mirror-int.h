@@ -8,12 +8,12 @@
 #include "block/block-int.h"
 #include "block/copy-target.h"
 #include "block/dirty-bitmap.h"
+#include "block/job-workers.h"
 #include "block/mirror.h"
 #include "block/range-lock.h"
 #include "util/sparse-bitmap.h"
 #include "util/thread.h"
 
-#define MIRROR_MAX_WORKERS 16
 /* After so many rounds there will not be a moment when nothing is left. */
 #define MIRROR_MANY_ROUNDS 3
 
@@ -48,7 +48,6 @@ typedef struct MirrorJob MirrorJob;
 
 typedef struct MirrorWorker {
     MirrorJob *s;
-    pthread_t thread;
     uint8_t *buf;
     bool inside; /* the source's gate */
     MirrorOp op;
@@ -76,8 +75,9 @@ struct MirrorJob {
     int active;  /* atomic: guests' writes go to both disks */
     int blocked; /* atomic: the picker found others' holds in its way */
 
-    MirrorWorker workers[MIRROR_MAX_WORKERS];
-    unsigned n_workers, n_started;
+    MirrorWorker workers[JOB_MAX_WORKERS];
+    unsigned n_workers;
+    JobWorkers threads;
 
     Mutex lock;
     Cond pickers; /* workers that wait for their turn to pick; signal */

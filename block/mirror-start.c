@@ -167,13 +167,13 @@ static void set_sizes(MirrorJob *s, const MirrorOptions *options)
     s->granularity = options->granularity ? options->granularity
                                           : default_granularity(s->target_bs);
     s->buf_size = (buf + BUF_ALIGN - 1) / BUF_ALIGN * BUF_ALIGN;
-    bytes = MAX(s->buf_size / MIRROR_MAX_WORKERS, MIN_REQUEST_BYTES);
+    bytes = MAX(s->buf_size / JOB_MAX_WORKERS, MIN_REQUEST_BYTES);
     bytes = MIN(bytes, s->buf_size) / BUF_ALIGN * BUF_ALIGN;
     if (bytes > s->granularity) {
         bytes -= bytes % s->granularity;
     }
     s->buf_bytes = bytes;
-    s->n_workers = MIN(s->buf_size / bytes, MIRROR_MAX_WORKERS);
+    s->n_workers = MIN(s->buf_size / bytes, JOB_MAX_WORKERS);
 }
 
 static BlockBackend *attach(MirrorJob *s, BlockDriverState *bs, uint64_t perm,

@@ -321,17 +321,17 @@ static int by_offset(gconstpointer a, gconstpointer b, gpointer opaque)
 int qcow2_cache_write(Qcow2Cache *c)
 {
     unsigned n = c->n_dirty;
-    g_autofree unsigned *todo = NULL;
+    g_autofree unsigned *dirty = NULL;
     unsigned i;
     int first_error = 0;
 
     if (n == 0) {
         return 0;
     }
-    todo = g_memdup2(c->dirty, n * sizeof(unsigned));
-    g_qsort_with_data(todo, n, sizeof(unsigned), by_offset, c);
+    dirty = g_memdup2(c->dirty, n * sizeof(unsigned));
+    g_qsort_with_data(dirty, n, sizeof(unsigned), by_offset, c);
     for (i = 0; i < n; i++) {
-        int ret = write_entry(c, todo[i]);
+        int ret = write_entry(c, dirty[i]);
 
         first_error = first_error ? first_error : ret;
     }

@@ -92,12 +92,8 @@ static void backup_options(JsonObject *args, BackupOptions *options)
         .compress = schema_get_bool(args, "compress", false),
         .sync = schema_get_enum(args, "sync", &mirror_sync_mode_type,
                                 BACKUP_SYNC_FULL),
-        .on_source_error =
-            schema_get_enum(args, "on-source-error", &blockdev_on_error_type,
-                            JOB_ON_ERROR_REPORT),
-        .on_target_error =
-            schema_get_enum(args, "on-target-error", &blockdev_on_error_type,
-                            JOB_ON_ERROR_REPORT),
+        .on_source_error = qmp_on_error(args, "on-source-error"),
+        .on_target_error = qmp_on_error(args, "on-target-error"),
         .max_workers = DEFAULT_MAX_WORKERS,
     };
     if (perf) {

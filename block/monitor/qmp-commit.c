@@ -46,8 +46,7 @@ static JsonNode *qmp_block_commit(JsonObject *args, GError **errp)
         .top = schema_get_str(args, "top", NULL),
         .backing_file = schema_get_str(args, "backing-file", NULL),
         .filter_node_name = schema_get_str(args, "filter-node-name", NULL),
-        .on_error = schema_get_enum(args, "on-error", &blockdev_on_error_type,
-                                    JOB_ON_ERROR_REPORT),
+        .on_error = qmp_on_error(args, "on-error"),
     };
 
     commit_start(&options, errp);

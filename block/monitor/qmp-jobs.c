@@ -6,6 +6,12 @@
 #include "qmp-jobs.h"
 #include "qmp-tables.h"
 
+JobErrorPolicy qmp_on_error(JsonObject *args, const char *name)
+{
+    return schema_get_enum(args, name, &blockdev_on_error_type,
+                           JOB_ON_ERROR_REPORT);
+}
+
 JobOptions qmp_job_options(JsonObject *args)
 {
     return (JobOptions){

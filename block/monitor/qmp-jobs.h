@@ -35,5 +35,7 @@ extern const SchemaType mirror_sync_mode_type;
 
 /* What they say of any job; its strings are those of @args. */
 JobOptions qmp_job_options(JsonObject *args);
+/* What member @name of @args, of blockdev_on_error_type, says; default: report */
+JobErrorPolicy qmp_on_error(JsonObject *args, const char *name);
 
 #endif

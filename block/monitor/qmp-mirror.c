@@ -96,12 +96,8 @@ static JsonNode *qmp_blockdev_mirror(JsonObject *args, GError **errp)
         .write_blocking =
             schema_get_enum(args, "copy-mode", &copy_mode_type, 0) == 1,
         .target_is_zero = schema_get_bool(args, "target-is-zero", false),
-        .on_source_error =
-            schema_get_enum(args, "on-source-error", &blockdev_on_error_type,
-                            JOB_ON_ERROR_REPORT),
-        .on_target_error =
-            schema_get_enum(args, "on-target-error", &blockdev_on_error_type,
-                            JOB_ON_ERROR_REPORT),
+        .on_source_error = qmp_on_error(args, "on-source-error"),
+        .on_target_error = qmp_on_error(args, "on-target-error"),
     };
 
     if (check_sync(args, errp)) {

@@ -27,13 +27,13 @@ BREAKS = [
     (BLOCK_COPY, 'copy-3', 'guests copy before they write',
      'while (ret > 0 && pos < end) {', 'while (0 && pos < end) {'),
     (BLOCK_COPY, 'copy-3-again', 'who has waited looks again',
-     '''        todo =
-            next_todo(bc, start, start + bytes, bytes, &op->offset, &op->bytes);
+     '''        found =
+            next_left(bc, start, start + bytes, bytes, &op->offset, &op->bytes);
 ''', '''        op->offset = start;
         op->bytes = bytes;
 '''),
     (BLOCK_COPY, 'copy-stop', 'who is told to stop copies nothing',
-     'while (todo && !is_stopped(bc)) {', 'while (todo) {'),
+     'while (found && !is_stopped(bc)) {', 'while (found) {'),
     (BLOCK_COPY, 'copy-there', 'zeroes that the target has are not written',
      'op->kind = BLOCK_COPY_THERE;', 'op->kind = BLOCK_COPY_ZERO;'),
     (BLOCK_COPY, 'copy-part', 'a cluster is zero if all of it is',
