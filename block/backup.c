@@ -140,6 +140,15 @@ static bool choose(BackupJob *s, BackupWorker *w, int64_t *cursor, int *ret)
     return true;
 }
 
+/* Lock held */
+static void finish(BackupJob *s)
+{
+    if (--s->in_flight == 0) {
+        job_set_busy(s->job, false);
+        cond_broadcast(&s->quiet);
+    }
+}
+
 /* It is @w's turn. False: for now nothing may be chosen. Lock held, released in
  * between */
 static bool take_turn(BackupJob *s, BackupWorker *w)
@@ -167,9 +176,7 @@ static bool take_turn(BackupJob *s, BackupWorker *w)
             job_set_busy(s->job, true);
             return true;
         }
-        if (--s->in_flight == 0) {
-            cond_broadcast(&s->quiet);
-        }
+        finish(s);
         if (ret < 0) {
             /* Cancelled */
             fail(s, ret);
@@ -179,15 +186,6 @@ static bool take_turn(BackupJob *s, BackupWorker *w)
         }
     }
     return false;
-}
-
-/* Lock held */
-static void finish(BackupJob *s)
-{
-    if (--s->in_flight == 0) {
-        job_set_busy(s->job, false);
-        cond_broadcast(&s->quiet);
-    }
 }
 
 static void *worker(void *opaque)
