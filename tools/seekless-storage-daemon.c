@@ -60,10 +60,11 @@ static const char help_text[] =
     "                         configure a QMP monitor\n"
     "\n"
     "  --nbd-server addr.type=inet,addr.host=<host>,addr.port=<port>\n"
-    "               [,max-connections=<n>]\n"
+    "               [,max-connections=<n>][,handshake-max-seconds=<n>]\n"
     "  --nbd-server addr.type=unix,addr.path=<path>[,max-connections=<n>]\n"
+    "               [,handshake-max-seconds=<n>]\n"
     "  --nbd-server addr.type=fd,addr.str=<name-or-number>\n"
-    "               [,max-connections=<n>]\n"
+    "               [,max-connections=<n>][,handshake-max-seconds=<n>]\n"
     "                         start an NBD server for --export\n"
     "\n"
     "  --object help          list the types of objects\n"
@@ -371,7 +372,10 @@ int main(int argc, char **argv)
         return EXIT_FAILURE;
     }
     watch_signals();
-    monitor_init();
+    if (!monitor_init(&err)) {
+        g_printerr("%s: %s\n", program, err->message);
+        return EXIT_FAILURE;
+    }
     bdrv_set_management_queue(management_queue);
 
     ok = set_up(&cl);

@@ -6,6 +6,7 @@
  */
 #include "block/block.h"
 #include "monitor-int.h"
+#include "util/error.h"
 #include "util/thread.h"
 
 #define MAX_WORKERS 8
@@ -73,14 +74,26 @@ static void *crew_thread(void *opaque)
     return NULL;
 }
 
-/* Call with the lock held. */
-static void crew_add_thread(Crew *crew)
+/* Call with the lock held. 0 or an errno value */
+static int crew_add_thread(Crew *crew)
 {
     int r = pthread_create(&crew->threads[crew->n], NULL, crew_thread, crew);
 
-    /* Later is soon enough if others can do the work. */
-    g_assert(r == 0 || crew->n > 0);
     crew->n += r == 0;
+    return r;
+}
+
+/* The first thread: with it, all tasks will be done. */
+static bool crew_start(Crew *crew, GError **errp)
+{
+    int r;
+
+    MUTEX_GUARD(&crew->lock);
+    r = crew_add_thread(crew);
+    if (r != 0) {
+        error_setg_errno(errp, r, "Could not start a thread");
+    }
+    return r == 0;
 }
 
 static void crew_queue(Crew *crew, void (*func)(void *opaque), void *opaque)
@@ -91,6 +104,7 @@ static void crew_queue(Crew *crew, void (*func)(void *opaque), void *opaque)
     *task = (Task){ func, opaque };
     g_queue_push_tail(&crew->tasks, task);
     if (crew->idle < g_queue_get_length(&crew->tasks) && crew->n < crew->max) {
+        /* If there is none to be had, those that are there will do it. */
         crew_add_thread(crew);
     }
     cond_signal(&crew->cond);
@@ -122,6 +136,11 @@ void management_queue(void (*func)(void *opaque), void *opaque)
 void worker_queue(void (*func)(void *opaque), void *opaque)
 {
     crew_queue(&workers, func, opaque);
+}
+
+bool management_start(GError **errp)
+{
+    return crew_start(&management, errp) && crew_start(&workers, errp);
 }
 
 void management_stop(void)

@@ -21,7 +21,9 @@ void main_queue_run(void);
 
 /* ---- management.c: threads that may wait -------------------------------- */
 
-/* Ends the threads, which start when needed, once their queues are empty. */
+/* Starts the first thread of each kind; the others come when needed. */
+bool management_start(GError **errp);
+/* Ends the threads, once their queues are empty. */
 void management_stop(void);
 /* Run @func on a thread of the pool. Any thread. */
 void worker_queue(void (*func)(void *opaque), void *opaque);

@@ -437,7 +437,7 @@ static void monitor_free(gpointer opaque)
     g_free(mon);
 }
 
-void monitor_init(void)
+bool monitor_init(GError **errp)
 {
     /* Whoever writes to a pipe finds out by EPIPE. */
     signal(SIGPIPE, SIG_IGN);
@@ -446,6 +446,7 @@ void monitor_init(void)
     monitors = g_ptr_array_new_with_free_func(monitor_free);
     sessions = g_ptr_array_new_with_free_func(session_free);
     main_queue_init();
+    return management_start(errp);
 }
 
 void monitor_run(void)

@@ -23,10 +23,11 @@
 #define MONITOR_COMMAND_MAX (1024 * 1024)
 
 /*
- * Once, before anything else here. The management thread runs from now on;
- * commands of monitors are served whenever the main context is iterated.
+ * Once, before anything else here. The management thread and the first worker
+ * run from now on; commands of monitors are served whenever the main context is
+ * iterated. False and @errp if there are no threads to be had.
  */
-void monitor_init(void);
+bool monitor_init(GError **errp);
 
 /*
  * --chardev: @text is either "socket,id=ID,path=PATH[,server=on|off]

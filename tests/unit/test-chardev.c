@@ -27,7 +27,7 @@ static void setup(void)
 {
     dir = g_dir_make_tmp("test-chardev-XXXXXX", NULL);
     path = g_strdup_printf("%s/s", dir);
-    monitor_init();
+    ck_assert(monitor_init(NULL));
 }
 
 static void teardown(void)
@@ -233,7 +233,7 @@ START_TEST(test_socket_replaced)
     close(listen_at(path));
     monitor_cleanup();
     ck_assert_int_eq(unlink(path), 0);
-    monitor_init();
+    ck_assert(monitor_init(NULL));
 }
 END_TEST
 
@@ -426,7 +426,7 @@ START_TEST(test_stdio)
     monitor_cleanup();
     ck_assert(!(fcntl(STDIN_FILENO, F_GETFL) & O_NONBLOCK));
     ck_assert(!(fcntl(STDOUT_FILENO, F_GETFL) & O_NONBLOCK));
-    monitor_init();
+    ck_assert(monitor_init(NULL));
     restore_stdio();
 }
 END_TEST

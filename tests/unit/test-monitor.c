@@ -144,7 +144,7 @@ static void setup(void)
     gate_open = false;
     gate_waiting = gate_order = echoes = 0;
     dir = g_dir_make_tmp("test-monitor-XXXXXX", NULL);
-    monitor_init();
+    ck_assert(monitor_init(NULL));
     for (i = 0; i < 4; i++) {
         g_autofree char *chardev = NULL;
         g_autofree char *monitor = NULL;
@@ -737,7 +737,7 @@ START_TEST(test_management_queue)
     monitor_stop(INT64_MAX);
     monitor_cleanup();
     ck_assert_int_eq(management_done, 200);
-    monitor_init();
+    ck_assert(monitor_init(NULL));
 }
 END_TEST
 
