@@ -31,6 +31,7 @@ NbdLimits nbd_limits = {
     .kept_buffer = 2 * 1024 * 1024,
     .memory = 512 * 1024 * 1024,
     .handshake_us = 10 * G_USEC_PER_SEC,
+    .hurry_us = G_USEC_PER_SEC,
     .idle_us = 2 * G_USEC_PER_SEC,
     .patience_us = 1000,
 };
@@ -56,13 +57,16 @@ static void __attribute__((constructor)) conns_init(void)
 
 /* ---- connections -------------------------------------------------------- */
 
-static NbdConn *conn_new(int fd)
+static NbdConn *conn_new(int fd, int64_t handshake_us)
 {
     NbdConn *conn = g_new0(NbdConn, 1);
 
     conn->fd = fd;
     conn->cancel = bdrv_cancel_new();
-    conn->deadline = g_get_monotonic_time() + nbd_limits.handshake_us;
+    conn->begun = g_get_monotonic_time();
+    conn->deadline = handshake_us < INT64_MAX - conn->begun
+                         ? conn->begun + handshake_us
+                         : INT64_MAX;
     conn->link.data = conn;
     conn->wait_link.data = conn;
     nbd_crew_init(conn);
@@ -91,6 +95,28 @@ unsigned nbd_conn_count(void)
     MUTEX_GUARD(&nbd_lock);
 
     return conns.all.length;
+}
+
+int64_t nbd_conn_hurry(bool hang_up)
+{
+    int64_t now = g_get_monotonic_time(), next = INT64_MAX, end;
+
+    MUTEX_GUARD(&nbd_lock);
+
+    for (GList *l = conns.all.head; l; l = l->next) {
+        NbdConn *conn = l->data;
+
+        if (conn->inside || nbd_conn_hung_up(conn)) {
+            continue;
+        }
+        end = conn->begun + nbd_limits.hurry_us;
+        if (hang_up && end <= now) {
+            nbd_conn_abort(conn);
+        } else {
+            next = MIN(next, end);
+        }
+    }
+    return next;
 }
 
 void nbd_conn_abort_all(NbdExport *exp)
@@ -370,9 +396,9 @@ static void *watch_main(void *opaque)
 
 /* ---- the beginning ------------------------------------------------------ */
 
-bool nbd_conn_start(int fd, GError **errp)
+bool nbd_conn_start(int fd, int64_t handshake_us, GError **errp)
 {
-    NbdConn *conn = conn_new(fd);
+    NbdConn *conn = conn_new(fd, handshake_us);
     bool ok;
 
     mutex_lock(&nbd_lock);

@@ -52,7 +52,9 @@ typedef struct NbdLimits {
     size_t small_buffer;  /* bytes, whole pages; at least 64 KiB */
     size_t kept_buffer;   /* longer ones are given back after the request */
     size_t memory;        /* bytes of all buffers together */
-    int64_t handshake_us; /* how long a client may take to choose an export */
+    int64_t handshake_us; /* how long a client may take to choose an export,
+                             unless handshake-max-seconds says otherwise */
+    int64_t hurry_us;     /* the same, when others wait for its place */
     int64_t idle_us;      /* how long a helper stays without work */
     int64_t patience_us;  /* after so long, a slow request loses the turn */
 } NbdLimits;
@@ -92,6 +94,7 @@ typedef struct NbdConn {
     int fd;
     /* Fired: no further request is read, and the crew goes home. */
     BdrvCancel *cancel;
+    int64_t begun;    /* monotonic */
     int64_t deadline; /* of the handshake, monotonic; afterwards 0 */
     int hung_up;      /* atomic: the socket was shut down */
 
@@ -118,6 +121,8 @@ typedef struct NbdConn {
     int score;          /* atomic: are requests done at once? */
 
     Mutex send_lock; /* a reply goes out in one piece; may be held over I/O */
+
+    size_t large; /* atomic: what its buffers have of large_limit() */
 
     int threads;       /* nbd_lock; read without it as a hint */
     int wants_helper;  /* nbd_lock; read without it as a hint */
@@ -189,8 +194,9 @@ char **nbd_bitmaps_names(const NbdExport *exp);
 
 /* ---- nbd-conn.c --------------------------------------------------------- */
 
-/* Serve the client behind @fd, which is the connection's from now on. */
-bool nbd_conn_start(int fd, GError **errp);
+/* Serve the client behind @fd, which is the connection's from now on; it may
+ * take so long to choose an export (INT64_MAX: for ever). */
+bool nbd_conn_start(int fd, int64_t handshake_us, GError **errp);
 /* Hang up on the client. */
 void nbd_conn_abort(NbdConn *conn);
 /* That was done: what takes long need not go on. */
@@ -199,6 +205,12 @@ static inline bool nbd_conn_hung_up(NbdConn *conn)
     return __atomic_load_n(&conn->hung_up, __ATOMIC_RELAXED);
 }
 unsigned nbd_conn_count(void);
+/*
+ * There is no room for others. When does the time end (monotonic microseconds)
+ * in which the next of those who have not chosen an export must not be disturbed?
+ * With @hang_up, on those whose time has ended. INT64_MAX: there are none.
+ */
+int64_t nbd_conn_hurry(bool hang_up);
 /* Hang up on all clients of @exp, or on all there are (NULL). */
 void nbd_conn_abort_all(NbdExport *exp);
 /* Wait until all connections have ended; false if they have not in time. */

@@ -132,22 +132,29 @@ static size_t large_part(size_t capacity)
     return capacity - MIN(capacity, nbd_limits.small_buffer);
 }
 
-static bool large_reserve(size_t bytes)
+/*
+ * A connection gets no more than it leaves to others: one that does not take its
+ * replies keeps half of the memory at most, two keep three quarters.
+ */
+static bool large_reserve(NbdConn *conn, size_t bytes)
 {
+    size_t mine = __atomic_load_n(&conn->large, __ATOMIC_RELAXED) + bytes;
     size_t limit = large_limit();
     size_t old = __atomic_load_n(&large_total, __ATOMIC_RELAXED);
 
     do {
-        if (bytes > limit - MIN(old, limit)) {
+        if (mine > limit - MIN(old + bytes, limit)) {
             return false;
         }
     } while (!__atomic_compare_exchange_n(&large_total, &old, old + bytes, true,
                                           __ATOMIC_RELAXED, __ATOMIC_RELAXED));
+    __atomic_fetch_add(&conn->large, bytes, __ATOMIC_RELAXED);
     return true;
 }
 
-static void large_release(size_t bytes)
+static void large_release(NbdConn *conn, size_t bytes)
 {
+    __atomic_fetch_sub(&conn->large, bytes, __ATOMIC_RELAXED);
     __atomic_fetch_sub(&large_total, bytes, __ATOMIC_RELAXED);
 }
 
@@ -180,7 +187,7 @@ static void buffer_unmap(NbdThread *thread)
 
 void nbd_buffer_free(NbdThread *thread)
 {
-    large_release(large_part(thread->capacity));
+    large_release(thread->conn, large_part(thread->capacity));
     buffer_unmap(thread);
 }
 
@@ -192,10 +199,10 @@ size_t nbd_buffer_want(NbdThread *thread, size_t bytes)
         /* Powers of two, lest slowly growing requests map anew each time */
         capacity = (size_t)1 << g_bit_storage(bytes - 1);
         more = large_part(capacity) - large_part(thread->capacity);
-        if (large_reserve(more)) {
+        if (large_reserve(thread->conn, more)) {
             buffer_unmap(thread);
             if (!buffer_map(thread, capacity)) {
-                large_release(large_part(capacity));
+                large_release(thread->conn, large_part(capacity));
             }
         }
     }

@@ -17,6 +17,9 @@ static const SchemaType server_start_type = {
         (const SchemaMember[]){
             { "addr", &socket_address_legacy_type,
               .doc = "Address to listen at." },
+            { "handshake-max-seconds", &schema_uint, .optional = true,
+              .doc = "Seconds after which a client that has not chosen an "
+                     "export is disconnected, 0 for never. Default: 10." },
             { "max-connections", &schema_uint, .optional = true,
               .doc = "Clients served at the same time; others wait. 0, the "
                      "default, stands for 256, which is also the most there "
@@ -27,14 +30,19 @@ static const SchemaType server_start_type = {
 
 static JsonNode *qmp_nbd_server_start(JsonObject *args, GError **errp)
 {
+    static const char *const numbers[] = { "handshake-max-seconds",
+                                           "max-connections" };
     g_autoptr(JsonObject) options = json_object_new();
+    guint i;
 
     json_object_set_object_member(
         options, "addr",
         socket_address_flatten(schema_get_object(args, "addr")));
-    if (schema_has(args, "max-connections")) {
-        json_object_set_int_member(options, "max-connections",
-                                   schema_get_int(args, "max-connections", 0));
+    for (i = 0; i < G_N_ELEMENTS(numbers); i++) {
+        if (schema_has(args, numbers[i])) {
+            json_object_set_int_member(options, numbers[i],
+                                       schema_get_int(args, numbers[i], 0));
+        }
     }
     nbd_server_start(options, errp);
     return NULL;

@@ -84,7 +84,7 @@ int peer_connect_raw(void)
 
     ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds),
                      0);
-    ok = nbd_conn_start(fds[0], &err);
+    ok = nbd_conn_start(fds[0], nbd_limits.handshake_us, &err);
     ck_assert_msg(ok, "%s", err ? err->message : "");
     return fds[1];
 }

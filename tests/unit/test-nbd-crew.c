@@ -520,110 +520,11 @@ START_TEST(test_throw_out)
 }
 END_TEST
 
-/* ---- the listener ------------------------------------------------------- */
-
-static void iterate(void)
-{
-    while (g_main_context_iteration(NULL, FALSE)) {
-    }
-}
-
-static bool start(const char *text, GError **errp)
-{
-    g_autoptr(JsonNode) node = json_text_parse(text, strlen(text), NULL);
-
-    ck_assert(node != NULL);
-    return schema_check(&nbd_server_options_type, node, "", false, errp) &&
-           nbd_server_start(json_node_get_object(node), errp);
-}
-
-static int connect_unix(const char *path)
-{
-    struct sockaddr_un addr = { .sun_family = AF_UNIX };
-    int fd = socket(AF_UNIX, SOCK_STREAM, 0);
-
-    ck_assert_int_ge(fd, 0);
-    g_strlcpy(addr.sun_path, path, sizeof(addr.sun_path));
-    ck_assert_int_eq(connect(fd, (struct sockaddr *)&addr, sizeof(addr)), 0);
-    return fd;
-}
-
-START_TEST(test_start_errors)
-{
-    static const struct {
-        const char *options;
-        const char *error;
-    } cases[] = {
-        { "{}", "Parameter 'addr' is missing" },
-        { "{'addr': {'type': 'fd', 'str': '7'}}",
-          "File descriptor named '7' has not been found: neither passed by "
-          "getfd, nor by a service manager, nor open when the daemon was "
-          "started" },
-        { "{'addr': {'type': 'unix'}}", "Parameter 'addr.path' is missing" },
-        { "{'addr': {'type': 'unix', 'path': 'x'}, 'tls-creds': 'x'}",
-          "Parameter 'tls-creds' is unexpected" },
-        { "{'addr': {'type': 'unix', 'path': '/nonexistent/x'}}",
-          "Failed to bind socket to /nonexistent/x: No such file or "
-          "directory" },
-        { "{'addr': {'type': 'unix', 'path': 'x'},"
-          " 'max-connections': 257}",
-          "Parameter 'max-connections' expects at most 256, not 257" },
-    };
-
-    g_autoptr(GError) running = NULL;
-
-    ck_assert(!start("{'addr': {'type': 'unix', 'path': 'x'}}", &running));
-    ck_assert_str_eq(running->message, "NBD server already running");
-    nbd_server_stop(INT64_MAX, NULL);
-    for (guint i = 0; i < G_N_ELEMENTS(cases); i++) {
-        g_autoptr(GError) err = NULL;
-
-        ck_assert_msg(!start(cases[i].options, &err), "%s", cases[i].options);
-        ck_assert_str_eq(err->message, cases[i].error);
-        ck_assert(!nbd_server_is_running());
-    }
-}
-END_TEST
-
-START_TEST(test_max_connections)
-{
-    g_autofree char *dir = g_dir_make_tmp("test-nbd-XXXXXX", NULL);
-    g_autofree char *path = g_build_filename(dir, "s", NULL);
-    g_autofree char *options = g_strdup_printf(
-        "{'addr': {'type': 'unix', 'path': '%s'}, 'max-connections': 2}", path);
-    int fds[3];
-    char greeting[18];
-    struct stat st;
-
-    nbd_server_stop(INT64_MAX, NULL);
-    ck_assert(start(options, NULL));
-    for (int i = 0; i < 3; i++) {
-        fds[i] = connect_unix(path);
-    }
-    iterate();
-    ck_assert_uint_eq(nbd_conn_count(), 2);
-    peer_recv(fds[0], greeting, sizeof(greeting));
-    peer_recv(fds[1], greeting, sizeof(greeting));
-    ck_assert_int_lt(recv(fds[2], greeting, 1, MSG_DONTWAIT), 0);
-    /* One leaves, the next comes in. */
-    close(fds[0]);
-    while (recv(fds[2], greeting, sizeof(greeting), MSG_DONTWAIT) < 0) {
-        g_main_context_iteration(NULL, FALSE);
-    }
-    close(fds[1]);
-    close(fds[2]);
-    nbd_server_stop(INT64_MAX, NULL);
-    ck_assert_int_lt(stat(path, &st), 0);
-    g_rmdir(dir);
-}
-END_TEST
-
 int main(void)
 {
     Suite *s = suite_create("nbd-crew");
     TCase *crews = tcase_create("crews");
     TCase *exports = tcase_create("exports");
-    TCase *server = tcase_create("server");
 
     tcase_add_checked_fixture(crews, setup, teardown);
     tcase_add_test(crews, test_sixteen_in_flight);
@@ -648,9 +549,5 @@ int main(void)
     tcase_add_test(exports, test_throw_out);
     suite_add_tcase(s, exports);
 
-    tcase_add_checked_fixture(server, setup, teardown);
-    tcase_add_test(server, test_start_errors);
-    tcase_add_test(server, test_max_connections);
-    suite_add_tcase(s, server);
     return unit_main(s);
 }
