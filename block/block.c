@@ -6,6 +6,7 @@
 #include "block/range-lock.h"
 #include "util/error.h"
 #include "util/json-copy.h"
+#include "util/limits.h"
 
 static unsigned generated_names; /* graph mutex */
 static void (*queue_management)(void (*func)(void *opaque), void *opaque);
@@ -19,7 +20,8 @@ static BlockDriverState *node_new(const BlockDriver *drv, const char *node_name,
     BlockDriverState *bs;
 
     g_assert(bdrv_graph_locked());
-    if (node_name && !node_check_name(node_name, errp)) {
+    if ((node_name && !node_check_name(node_name, errp)) ||
+        !limit_allows(node_list_count(), limits.nodes, "nodes", errp)) {
         return NULL;
     }
     bs = g_new0(BlockDriverState, 1);

@@ -29,6 +29,8 @@ int64_t bdrv_driver_getlength(BlockDriverState *bs);
 bool node_check_name(const char *name, GError **errp);
 /* Short graph lock held for writing */
 void node_list_add(BlockDriverState *bs);
+/* Those that are being opened or closed included. Graph mutex held */
+guint node_list_count(void);
 void node_list_remove(BlockDriverState *bs);
 /* At exit: of those that are still there */
 void node_list_warn(void);

@@ -6,6 +6,7 @@
 
 #include "monitor/qmp.h"
 #include "util/id.h"
+#include "util/limits.h"
 #include "util/trace.h"
 
 Mutex job_mutex = MUTEX_INIT;
@@ -169,6 +170,9 @@ Job *job_create(const JobDriver *drv, const JobOptions *options, GError **errp)
     const char *id = options->id ? options->id : "";
     Job *job;
 
+    if (!limit_length(id, NAME_MAX_BYTES, "Job ID", errp)) {
+        return NULL;
+    }
     if (!id_wellformed(id)) {
         error_setg(errp, "Invalid job ID '%s'", id);
         return NULL;
@@ -176,6 +180,10 @@ Job *job_create(const JobDriver *drv, const JobOptions *options, GError **errp)
     MUTEX_GUARD(&job_mutex);
     if (id_is_taken(id)) {
         error_setg(errp, "Job ID '%s' already in use", id);
+        return NULL;
+    }
+    if (!limit_allows(job_list ? job_list->len : 0, limits.jobs, "jobs",
+                      errp)) {
         return NULL;
     }
     job = job_new(drv, options);

@@ -151,6 +151,11 @@ void node_list_remove(BlockDriverState *bs)
     }
 }
 
+guint node_list_count(void)
+{
+    return all_nodes ? all_nodes->len : 0;
+}
+
 void node_list_warn(void)
 {
     guint i;

@@ -10,6 +10,7 @@
 
 #include "util/error.h"
 #include "util/fdset-int.h"
+#include "util/limits.h"
 #include "util/thread.h"
 
 #define PREFIX "/dev/fdset/"
@@ -26,12 +27,14 @@ typedef struct Fdset {
 } Fdset;
 
 static Mutex lock = MUTEX_INIT;
-static GPtrArray *sets; /* lock: of Fdset, by id; NULL: there are none */
+static GPtrArray *sets;    /* lock: of Fdset, by id; NULL: there are none */
+static unsigned n_members; /* lock: of all sets */
 
 static void member_clear(void *element)
 {
     Member *m = element;
 
+    n_members--;
     close(m->fd);
     g_free(m->opaque);
 }
@@ -106,6 +109,15 @@ static void drop_if_over(Fdset *set)
     }
 }
 
+/* lock held */
+static bool has_room(const char *opaque, GError **errp)
+{
+    return limit_length(opaque ? opaque : "", FD_TEXT_MAX_BYTES,
+                        "Parameter 'opaque'", errp) &&
+           limit_allows(n_members, limits.passed_fds,
+                        "file descriptors in sets", errp);
+}
+
 bool fdset_add(int fd, bool has_id, int64_t *id, const char *opaque,
                GError **errp)
 {
@@ -121,11 +133,16 @@ bool fdset_add(int fd, bool has_id, int64_t *id, const char *opaque,
                    *id);
         return false;
     }
+    if (!has_room(opaque, errp)) {
+        close(fd);
+        return false;
+    }
     if (!has_id) {
         *id = lowest_free();
     }
     m.opaque = g_strdup(opaque);
     g_array_append_val(find_or_add(*id)->members, m);
+    n_members++;
     /* cppcheck-suppress memleak; the array has a copy of @m */
     return true;
 }

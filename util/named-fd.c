@@ -13,6 +13,7 @@
 #include "util/error.h"
 #include "util/fdset-int.h"
 #include "util/fdset.h"
+#include "util/limits.h"
 #include "util/thread.h"
 
 /* Where sd_listen_fds(3) has them begin */
@@ -157,7 +158,16 @@ bool named_fd_add(const char *name, int fd, GError **errp)
                    name);
         return false;
     }
+    if (!limit_length(name, NAME_MAX_BYTES, "Parameter 'fdname'", errp)) {
+        close(fd);
+        return false;
+    }
     forget(name);
+    if (!limit_allows(length(passed), limits.passed_fds,
+                      "file descriptors with names", errp)) {
+        close(fd);
+        return false;
+    }
     append(&passed, (NamedFd){ .fd = fd, .name = g_strdup(name) });
     return true;
 }

@@ -6,6 +6,7 @@
 
 #include "util/error.h"
 #include "util/id.h"
+#include "util/limits.h"
 #include "util/thread.h"
 
 typedef struct Object {
@@ -33,11 +34,25 @@ static Object *find(const char *id)
     return NULL;
 }
 
-static bool is_taken(const char *id)
+/* Objects come and go with the graph mutex held: what is said stays true. */
+static bool check_id(const char *id, GError **errp)
 {
+    if (!limit_length(id, NAME_MAX_BYTES, "Parameter 'id'", errp)) {
+        return false;
+    }
+    if (!id_wellformed(id)) {
+        error_setg(errp, "Parameter 'id' expects an identifier, not '%s'", id);
+        return false;
+    }
+
     MUTEX_GUARD(&objects_lock);
 
-    return find(id) != NULL;
+    if (find(id)) {
+        error_setg(errp, "There is already an object '%s'", id);
+        return false;
+    }
+    return limit_allows(objects ? objects->len : 0, limits.objects, "objects",
+                        errp);
 }
 
 bool object_add(const ObjectType *type, const char *id, JsonObject *options,
@@ -46,12 +61,7 @@ bool object_add(const ObjectType *type, const char *id, JsonObject *options,
     void *obj;
     Object *o;
 
-    if (!id_wellformed(id)) {
-        error_setg(errp, "Parameter 'id' expects an identifier, not '%s'", id);
-        return false;
-    }
-    if (is_taken(id)) {
-        error_setg(errp, "There is already an object '%s'", id);
+    if (!check_id(id, errp)) {
         return false;
     }
     obj = type->create(id, options, errp);

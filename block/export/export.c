@@ -15,6 +15,7 @@
 #include "monitor/qmp.h"
 #include "util/error.h"
 #include "util/id.h"
+#include "util/limits.h"
 #include "util/thread.h"
 
 static struct {
@@ -140,6 +141,23 @@ static BlockBackend *export_open(JsonObject *options, bool writable,
     return blk;
 }
 
+static bool check_id(const char *id, GError **errp)
+{
+    if (!limit_length(id, NAME_MAX_BYTES, "Block export id", errp)) {
+        return false;
+    }
+    if (!id_wellformed(id)) {
+        error_setg(errp, "Invalid block export id '%s'", id);
+        return false;
+    }
+    if (export_find(id)) {
+        error_setg(errp, "Block export id '%s' is already in use", id);
+        return false;
+    }
+    /* Only under the graph mutex, which is ours, do exports come and go. */
+    return limit_allows(exports.list->len, limits.exports, "exports", errp);
+}
+
 bool block_export_add(JsonObject *options, GError **errp)
 {
     const char *type = schema_get_str(options, "type", NULL);
@@ -156,12 +174,7 @@ bool block_export_add(JsonObject *options, GError **errp)
     }
     g_assert(drv); /* the schema offers no other */
 
-    if (!id_wellformed(id)) {
-        error_setg(errp, "Invalid block export id '%s'", id);
-        return false;
-    }
-    if (export_find(id)) {
-        error_setg(errp, "Block export id '%s' is already in use", id);
+    if (!check_id(id, errp)) {
         return false;
     }
     blk = export_open(options, writable, errp);

@@ -10,6 +10,7 @@
 #include "qmp-nodes.h"
 #include "qmp-tables.h"
 #include "qmp-transaction.h"
+#include "util/limits.h"
 
 /* The state of all actions here */
 typedef struct BitmapAction {
@@ -66,6 +67,15 @@ static void restore_backup(TransactionAction *a)
     if (s->backup) {
         bdrv_restore_dirty_bitmap(s->bitmap, s->backup);
     }
+}
+
+/* May it have one more? Bitmaps with names come and go with the graph mutex held. */
+static bool has_room(BlockDriverState *bs, GError **errp)
+{
+    g_autoptr(GPtrArray) named = bdrv_named_dirty_bitmaps(bs);
+
+    return limit_allows(named->len, limits.bitmaps, "dirty bitmaps of the node",
+                        errp);
 }
 
 /* ---- block-dirty-bitmap-add --------------------------------------------- */
@@ -147,6 +157,7 @@ static bool add_prepare(TransactionAction *a, JsonObject *data, GError **errp)
         granularity = bdrv_default_bitmap_granularity(s->bs);
     }
     if (!bdrv_check_bitmap_granularity(granularity, errp) ||
+        !has_room(s->bs, errp) ||
         (persistent && !can_store(a, name, granularity, errp)) ||
         !drain(a, false, errp)) {
         return false;

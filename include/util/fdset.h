@@ -22,7 +22,8 @@
 /*
  * Add @fd, which becomes the set's, to the set *@id, or to a new one with the
  * lowest id that is free if not @has_id; @opaque, or NULL, is the client's text
- * about it. False and @errp if *@id is negative; @fd is closed then.
+ * about it. False and @errp if *@id is negative or there are too many (util/limits.h);
+ * @fd is closed then.
  */
 bool fdset_add(int fd, bool has_id, int64_t *id, const char *opaque,
                GError **errp);
@@ -71,7 +72,8 @@ void fdset_close_all(void);
 void named_fd_init(void);
 
 /* Give @fd, which becomes ours, a name; an earlier one of that name is closed.
- * False and @errp, and @fd closed, if @name begins with a digit or is empty. */
+ * False and @errp, and @fd closed, if @name begins with a digit, is empty or too
+ * long, or if there are too many. */
 bool named_fd_add(const char *name, int fd, GError **errp);
 bool named_fd_close(const char *name, GError **errp);
 

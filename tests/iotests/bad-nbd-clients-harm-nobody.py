@@ -5,20 +5,24 @@ get what they deserve, and everybody else is served as before."""
 
 import os
 import random
+import resource
 import signal
 import socket
 import struct
+import threading
 import time
 import unittest
 
 import disk
 import iotests
+import limits
 import nbd
 from iotests import KiB, MiB, path
 
 SIZE = 16 * MiB
-# What the documentation promises
-CONNECTIONS, HELPERS, MEMORY = 256, 256, 512 * MiB
+CONNECTIONS = limits.documented("clients at the same time")
+HELPERS = limits.documented("threads that help, besides one for each client")
+MEMORY = limits.documented("memory of requests, all clients together")
 
 
 class BadNbdClientsHarmNobody(unittest.TestCase):
@@ -211,9 +215,78 @@ class BadNbdClientsHarmNobody(unittest.TestCase):
         late.close()
         clients[1].close()
 
+    def test_silent_crowd(self):
+        """Some that stop in the middle of a WRITE, and a thousand that say
+        nothing, or begin a sentence, or say it letter by letter: those who
+        have an export and QMP notice nothing, and who comes after all of them
+        need not wait for ten seconds each"""
+        words = b"\0\0\0\3" + nbd.OPT_MAGIC + struct.pack(
+            ">II", nbd.OPT_LIST, 60000)
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        iotests.require(hard > 1100, "needs 1,100 descriptors")
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 1100), hard))
+        with self.daemon.client() as client:
+            halves = [self.daemon.client() for _ in range(3)]
+            for half in halves:
+                half.sock.sendall(struct.pack(
+                    ">IHHQQI", nbd.REQUEST_MAGIC, 0, nbd.CMD_WRITE, 1, 0, MiB))
+                half.sock.sendall(b"half of it" * 1000)
+            crowd = []
+            for i in range(1000):
+                sock = self.raw()
+                sock.setblocking(False)
+                if i % 3 == 1:
+                    sock.sendall(words[:7])
+                elif i % 3 == 2:
+                    sock.sendall(words)
+                crowd.append(sock)
+            late = threading.Thread(target=self.good_client_works)
+            late.start()
+            done = time.monotonic() + iotests.TIMEOUT
+            while late.is_alive():
+                self.assertLess(time.monotonic(), done)
+                self.assertLessEqual(self.threads(), CONNECTIONS + HELPERS + 1)
+                self.assertEqual(client.pread(0, 100), b"\x5a" * 100)
+                self.daemon.cmd("query-block-exports")
+                for sock in crowd[2::3]:
+                    try:
+                        sock.send(b"x")
+                    except OSError:
+                        pass
+                late.join(0.1)
+        for half in halves:
+            half.sock.close()
+        for sock in crowd:
+            sock.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    def test_handshake_max_seconds(self):
+        """As QEMU 10: time for all of the handshake; 0: no limit"""
+        for seconds in 1, 0:
+            self.daemon.cmd("nbd-server-stop")
+            self.daemon.cmd("nbd-server-start", {
+                "addr": {"type": "unix",
+                         "data": {"path": self.daemon.nbd_path}},
+                "handshake-max-seconds": seconds})
+            self.daemon.cmd("block-export-add", type="nbd", id="export",
+                            node_name="disk", writable=True)
+            sock = self.raw()
+            sock.sendall(b"\0\0\0\3")
+            with self.daemon.client() as client:
+                if seconds:
+                    self.is_hung_up(sock)
+                self.assertEqual(client.pread(0, 100), b"\x5a" * 100)
+            self.good_client_works()
+        sock.sendall(nbd.OPT_MAGIC + struct.pack(">II", nbd.OPT_ABORT, 0))
+        self.is_hung_up(sock)
+        for seconds in -1, 1 << 32:
+            with self.assertRaises(iotests.QMPError):
+                self.daemon.cmd("nbd-server-start", {
+                    "addr": {"type": "unix", "data": {"path": path("x")}},
+                    "handshake-max-seconds": seconds})
+
     def test_out_of_descriptors(self):
         """No busy waiting: the listener takes a break, and comes back"""
-        import resource
         limit = self.open_files() + 5
         old = resource.prlimit(self.daemon.pid, resource.RLIMIT_NOFILE)
         resource.prlimit(self.daemon.pid, resource.RLIMIT_NOFILE,
