@@ -136,11 +136,30 @@ static bool lock_file(int fd, GError **errp)
     return true;
 }
 
+/* Is it what a daemon may have left behind? What is no pid file stays as it is. */
+static bool check_content(int fd, const struct stat *st, const char *path,
+                          GError **errp)
+{
+    char text[32];
+    ssize_t len = S_ISREG(st->st_mode) ? pread(fd, text, sizeof(text), 0) : -1;
+    ssize_t digits = 0;
+
+    while (digits < len && g_ascii_isdigit(text[digits])) {
+        digits++;
+    }
+    if (len == digits || (len == digits + 1 && text[digits] == '\n')) {
+        return true;
+    }
+    error_setg(errp, "'%s' is there, and is not a pid file", path);
+    return false;
+}
+
 /* Open and lock; -1 on error, -2 if the file was removed meanwhile */
 static int open_locked(const char *path, GError **errp)
 {
     struct stat here, there;
-    int fd = open(path, O_CREAT | O_RDWR | O_CLOEXEC, 0600);
+    /* A link may have been put there by somebody else. */
+    int fd = open(path, O_CREAT | O_RDWR | O_CLOEXEC | O_NOFOLLOW, 0600);
 
     if (fd < 0) {
         error_setg_errno(errp, errno, "Could not create '%s'", path);
@@ -156,10 +175,14 @@ static int open_locked(const char *path, GError **errp)
         return -1;
     }
     /* Who ended between our open and our lock has removed its file. */
-    if (stat(path, &there) < 0 || here.st_dev != there.st_dev ||
+    if (lstat(path, &there) < 0 || here.st_dev != there.st_dev ||
         here.st_ino != there.st_ino) {
         close(fd);
         return -2;
+    }
+    if (!check_content(fd, &here, path, errp)) {
+        close(fd);
+        return -1;
     }
     return fd;
 }

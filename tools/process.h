@@ -25,7 +25,8 @@ bool process_detach(GError **errp);
 
 /*
  * Create @path, lock it and write the process id into it, so that a second
- * process that wants the same file fails. Removed by pidfile_remove().
+ * process that wants the same file fails. So does a link there, or a file that is
+ * not empty and no pid file. Removed by pidfile_remove().
  */
 bool pidfile_create(const char *path, GError **errp);
 void pidfile_remove(void);
