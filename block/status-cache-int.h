@@ -21,8 +21,10 @@ enum {
     OP_DISCARD, /* without a promise: a write of unknown contents */
     OP_ZERO,
     OP_PUNCH, /* a zero-write, counted as a discard */
+    /* from here on: those that change nothing on the disk */
     OP_PROBE,
     OP_READ, /* one that is to teach */
+    OP_VERIFY,
 };
 
 struct StatusCache {
@@ -36,10 +38,11 @@ struct StatusCache {
     int64_t length;
     int64_t blocks;
     SparseBitmap *known, *zero;
-    SparseBitmap *looked;                       /* rule 4: no pages there */
-    StatusOp *writes, *zeroes, *probes, *reads; /* in flight */
-    bool distrust_reads;                        /* for good: rule 10 */
-    int64_t evict_hand; /* block where eviction goes on */
+    SparseBitmap *looked; /* rule 4: no pages there */
+    StatusOp *writes, *zeroes, *probes, *reads, *verifies; /* in flight */
+    bool distrust_reads; /* for good: rule 10 */
+    bool distrusted;     /* for good: rule 11 */
+    int64_t evict_hand;  /* block where eviction goes on */
     StatusCacheStats stats;
 
     uint64_t reads_skipped, bytes_not_read; /* atomic */
@@ -198,7 +201,8 @@ G_GNUC_INTERNAL void status_op_taint(StatusOp *op, int64_t start, int64_t end);
 G_GNUC_INTERNAL void status_op_taint_list(StatusOp *list, int64_t start,
                                           int64_t end);
 
-/* The same, for all that have looked at the disk, and not yet told. */
+/* The same, for all that have looked at the disk, or at the map, and not yet
+ * told. */
 G_GNUC_INTERNAL void status_op_taint_lookers(StatusCache *c, int64_t start,
                                              int64_t end);
 

@@ -10,9 +10,9 @@
 #include "util/trace.h"
 
 static const char *const op_names[] = {
-    [OP_NONE] = "none", [OP_WRITE] = "write", [OP_DISCARD] = "discard",
-    [OP_ZERO] = "zero", [OP_PUNCH] = "punch", [OP_PROBE] = "probe",
-    [OP_READ] = "read",
+    [OP_NONE] = "none", [OP_WRITE] = "write",   [OP_DISCARD] = "discard",
+    [OP_ZERO] = "zero", [OP_PUNCH] = "punch",   [OP_PROBE] = "probe",
+    [OP_READ] = "read", [OP_VERIFY] = "verify",
 };
 
 void status_op_taint(StatusOp *op, int64_t start, int64_t end)
@@ -70,6 +70,7 @@ void status_op_taint_lookers(StatusCache *c, int64_t start, int64_t end)
 {
     status_op_taint_list(c->probes, start, end);
     status_op_taint_list(c->reads, start, end);
+    status_op_taint_list(c->verifies, start, end);
 }
 
 static StatusOp **op_list(StatusCache *c, int kind)
@@ -85,6 +86,8 @@ static StatusOp **op_list(StatusCache *c, int kind)
         return &c->probes;
     case OP_READ:
         return &c->reads;
+    case OP_VERIFY:
+        return &c->verifies;
     default:
         g_assert_not_reached();
     }
@@ -96,7 +99,7 @@ void status_op_begin(StatusCache *c, StatusOp *op, int kind, int64_t offset,
     StatusOp **list = op_list(c, kind);
 
     g_assert(offset >= 0 && bytes >= 0 && offset <= INT64_MAX - bytes);
-    if (kind != OP_PROBE && kind != OP_READ && offset + bytes > c->length) {
+    if (kind < OP_PROBE && offset + bytes > c->length) {
         status_map_set_length(c, offset + bytes);
     }
     op->kind = kind;

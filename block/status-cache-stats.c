@@ -46,6 +46,7 @@ void status_cache_get_stats(StatusCache *c, StatusCacheStats *stats)
 
     *stats = c->stats;
     stats->mode = c->mode;
+    stats->distrusted = c->distrusted;
     stats->granularity = c->granularity;
     stats->length = c->length;
     known = bytes_set(c, c->known);

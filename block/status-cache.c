@@ -56,6 +56,13 @@
  *     begins before it ends, taints it, however that ends; so does what taints
  *     probes. After a failed flush of the disk no read teaches any more, nor
  *     after a discard without a promise.
+ * 11. A verification reads what is called zero, to find out whether it is. It
+ *     registers before it reads, for a range that is zero as a whole then. A data
+ *     write or discard that begins before it ends taints it, and so does what
+ *     taints probes. What it reads and is not zero is a lie only where it is
+ *     untainted. A cache that has lied once is not believed again: at once, under
+ *     the same lock, it forgets all zeroes and calls the place of the lie data, and
+ *     its mode is data-only for good.
  *
  * Why rule 1 marks first: between the data's arrival in the page cache and the
  * end of the request a reader may see it already. Why rule 3 does not trust an
@@ -75,12 +82,19 @@
  * And a device may return zeroes for what was discarded until it thinks better of
  * it.
  *
+ * Why rule 11 needs no taint by zero-writes, nor to look for writes in flight
+ * when it begins: a block that is called zero has no data write in flight (rules 1
+ * to 3, 10), and none of the rules makes it zero between begin and end but from
+ * another state, into which only what taints has brought it. So an untainted block
+ * was called zero all the time that the disk was read.
+ *
  * One mutex protects everything and is never held over a system call. Nodes of
  * the bitmaps that an operation detaches are freed after the mutex is released.
  *
  * In this file: the cache, requests, look-ups. status-cache-op.c has the lists
  * of what is in flight, -map.c the bitmaps, -probe.c what probes are told to
- * have seen, -read.c what reads leave out and teach, and -stats.c the counters.
+ * have seen, -read.c what reads leave out and teach, -verify.c whether it is all
+ * true, and -stats.c the counters.
  */
 #include "status-cache-int.h"
 
@@ -141,7 +155,8 @@ void status_cache_unref(StatusCache *c)
     if (!c || __atomic_sub_fetch(&c->refcnt, 1, __ATOMIC_ACQ_REL) > 0) {
         return;
     }
-    g_assert(!c->writes && !c->zeroes && !c->probes && !c->reads);
+    g_assert(!c->writes && !c->zeroes && !c->probes && !c->reads &&
+             !c->verifies);
     sparse_bitmap_free(c->known);
     sparse_bitmap_free(c->zero);
     sparse_bitmap_free(c->looked);
@@ -162,7 +177,8 @@ static void writer_begin(StatusCache *c, StatusOp *op)
             op->overlapped = true;
         }
     }
-    status_op_taint_list(c->reads, op->start, op->end); /* rule 10 */
+    status_op_taint_list(c->reads, op->start, op->end);    /* rule 10 */
+    status_op_taint_list(c->verifies, op->start, op->end); /* rule 11 */
     status_map_forget_looks(c, op->start, op->end);
     if (c->mode == STATUS_CACHE_OFF) {
         /* no bit will tell the prober that there is data now */
@@ -366,6 +382,9 @@ void status_cache_set_mode(StatusCache *c, StatusCacheMode mode)
 {
     CACHE_SECTION(c);
 
+    if (c->distrusted) {
+        mode = MIN(mode, STATUS_CACHE_DATA_ONLY); /* rule 11 */
+    }
     if (mode == c->mode) {
         return;
     }

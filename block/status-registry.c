@@ -28,6 +28,9 @@
  * permissions change; that a kin has gone, only by the next change, for what it
  * has left in the page cache may still be on its way.
  *
+ * A disk whose cache has called zero what was not is not trusted for as long as any
+ * node has it open, with another cache as little.
+ *
  * Order, whenever something changes: the cache forgets its zeroes before a guard
  * is given up, and is allowed to learn some only when a guard is held. When a
  * node goes, the others take their guards before it gives up its own.
@@ -48,6 +51,7 @@ struct StatusDisk {
     GArray *below;      /* of DiskId: what it lies on */
     bool claimed;       /* the kernel uses it */
     bool creating;      /* reserved: has no nodes and lets none come */
+    bool distrusted;    /* a cache of it has lied: rule 11 of status-cache.c */
     StatusCache *cache; /* while a node wants one */
     uint64_t max_memory;
     GPtrArray *users; /* of StatusDiskUser */
@@ -172,6 +176,11 @@ static void update(StatusDisk *disk)
     StatusCacheMode mode = wanted_mode(disk, &may_guard);
     guint i;
 
+    /* Another cache of it would be told the same. */
+    disk->distrusted |= disk->cache && status_cache_is_distrusted(disk->cache);
+    if (disk->distrusted && disk->cache) {
+        status_cache_distrust(disk->cache);
+    }
     for (i = 0; may_guard && i < disk->users->len; i++) {
         StatusDiskUser *user = g_ptr_array_index(disk->users, i);
 

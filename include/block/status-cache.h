@@ -85,6 +85,9 @@ typedef struct StatusCacheStats {
     uint64_t tainted_probes;
     uint64_t evictions; /* leaves forgotten for the memory limit */
     uint64_t memory, memory_max;
+    uint64_t verified_bytes;    /* called zero, read, and found to be zero */
+    uint64_t verify_mismatches; /* ranges that were called zero, and were not */
+    bool distrusted;            /* zeroes are not believed any more: rule 11 */
 } StatusCacheStats;
 
 StatusCache *status_cache_new(const StatusCacheOptions *options, GError **errp);
@@ -177,6 +180,33 @@ void status_cache_read_fill(StatusCache *cache, StatusOp *op, int64_t offset,
 void status_cache_read_end(StatusCache *cache, StatusOp *op);
 
 /*
+ * A verification (rule 11): is what is called zero really zero on the disk? begin
+ * finds the first range called zero at or behind @offset, up to @max bytes of it,
+ * and stores it in *@start and *@bytes; false if there is none, and then there is
+ * nothing to end. The caller reads that range from the disk, all of it, whatever
+ * the cache says.
+ *
+ * end is told how many bytes from *@start on were read (0 if that failed), and
+ * which ranges of them, in blocks or less and in ascending order, hold anything
+ * but zeroes. Where nothing has touched the range since begin the cache has lied:
+ * those parts are stored in @lies, @max at most, and it returns how many there
+ * are. If there are any the cache is distrusted from then on.
+ */
+bool status_cache_verify_begin(StatusCache *cache, StatusOp *op, int64_t offset,
+                               int64_t max, int64_t *start, int64_t *bytes);
+int status_cache_verify_end(StatusCache *cache, StatusOp *op, int64_t read,
+                            const StatusCut *found, int n, StatusCut *lies,
+                            int max);
+/* How many bytes are called zero from @offset on? */
+uint64_t status_cache_zeroes_left(StatusCache *cache, int64_t offset);
+/*
+ * No zeroes are believed from now on: all are forgotten, and the mode is DATA_ONLY
+ * at most, whatever is set.
+ */
+void status_cache_distrust(StatusCache *cache);
+bool status_cache_is_distrusted(StatusCache *cache);
+
+/*
  * A probe of [@offset, @offset + @bytes): begin before its first look, then
  * fill() each answer (any number, in any order, within the range), then end.
  * fill() caches what rule 3 lets it and returns the state that may be told to
@@ -225,7 +255,8 @@ void status_cache_flush_failed(StatusCache *cache);
 
 /*
  * Somebody else may write from now on, or no longer (rule 7). Leaving ON
- * forgets all zeroes; OFF forgets everything.
+ * forgets all zeroes; OFF forgets everything. Of a cache that is distrusted ON
+ * makes DATA_ONLY.
  */
 void status_cache_set_mode(StatusCache *cache, StatusCacheMode mode);
 StatusCacheMode status_cache_get_mode(StatusCache *cache);

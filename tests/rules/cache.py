@@ -4,7 +4,8 @@
 The file, name, what is taken out, the text to find, the text to put there
 """
 from sources import (
-    CACHE, CACHE_INT, CACHE_MAP, CACHE_OP, CACHE_PROBE, CACHE_READ)
+    CACHE, CACHE_INT, CACHE_MAP, CACHE_OP, CACHE_PROBE, CACHE_READ,
+    CACHE_VERIFY)
 
 BREAKS = [
     (CACHE, '1-mark', 'a write marks data before it goes out',
@@ -162,8 +163,8 @@ BREAKS = [
     (CACHE_READ, 'cut-looks', 'a read looks at so many runs, not more',
      'looks < MAX_LOOKS', 'looks < MAX_LOOKS * 16'),
     (CACHE, '10-write', 'a write that begins taints reads',
-     '''    status_op_taint_list(c->reads, op->start, op->end); /* rule 10 */
-    status_map''', '''    status_map'''),
+     '''    status_op_taint_list(c->reads, op->start, op->end);    /* rule 10 */
+''', ''),
     (CACHE, '10-zero', 'a zero-write that begins taints reads',
      '''    status_op_taint_list(c->reads, op->start, op->end); /* rule 10 */
 }''', '''}'''),
@@ -196,4 +197,31 @@ BREAKS = [
     (CACHE, '10-discard', 'nor after a discard without a promise',
      '''    c->distrust_reads = true;
     c->stats''', '''    c->stats'''),
+    (CACHE, '11-write', 'a write that begins taints verifications',
+     '''    status_op_taint_list(c->verifies, op->start, op->end); /* rule 11 */
+''', ''),
+    (CACHE_OP, '11-lookers', 'what taints probes taints verifications',
+     '''    status_op_taint_list(c->verifies, start, end);\n''', ''),
+    (CACHE_VERIFY, '11-tainted', 'what is tainted is no lie',
+     '''        if (status_op_tainted(op, block, last, &run_end)) {
+            continue;
+        }''', '''        status_op_tainted(op, block, last, &run_end);'''),
+    (CACHE_VERIFY, '11-first', 'a verification begins with zeroes',
+     'sparse_bitmap_next_set(c->zero,', 'sparse_bitmap_next_set(c->known,'),
+    (CACHE_VERIFY, '11-run', 'and ends with them',
+     'to = sparse_bitmap_next_clear(c->zero, from, block_ceil(c, stop));',
+     'to = block_ceil(c, stop);'),
+    (CACHE_VERIFY, '11-distrust', 'a cache that has lied is distrusted',
+     '''    if (n_lies > 0) {
+        distrust(c);
+    }\n''', ''),
+    (CACHE_VERIFY, '11-forget', 'who is distrusted forgets all zeroes',
+     '        status_map_forget_zeroes(c);\n', ''),
+    (CACHE_VERIFY, '11-mode', 'who is distrusted learns no zeroes',
+     '        c->mode = STATUS_CACHE_DATA_ONLY;\n', ''),
+    (CACHE_VERIFY, '11-data', 'the place of a lie is data',
+     '''        status_map_mark_data(c, block_floor(c, lies[i].start),
+                             block_ceil(c, lies[i].end));\n''', ''),
+    (CACHE, '11-stays', 'who is distrusted stays so, whatever mode is set',
+     'mode = MIN(mode, STATUS_CACHE_DATA_ONLY); /* rule 11 */', ';'),
 ]

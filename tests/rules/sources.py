@@ -8,6 +8,7 @@ CACHE_MAP = 'block/status-cache-map.c'
 CACHE_OP = 'block/status-cache-op.c'
 CACHE_PROBE = 'block/status-cache-probe.c'
 CACHE_READ = 'block/status-cache-read.c'
+CACHE_VERIFY = 'block/status-cache-verify.c'
 PROBE = 'block/status-probe.c'
 FIEMAP = 'block/status-probe-fiemap.c'
 LOOK = 'block/status-probe-look.c'
@@ -57,7 +58,8 @@ NBD_REQUEST = 'block/nbd-client-request.c'
 NBD_RW = 'block/nbd-client-rw.c'
 NBD_STATUS = 'block/nbd-client-status.c'
 
-CACHE_TESTS = ('status-cache', 'status-cache-disk', 'status-read', 'status-model')
+CACHE_TESTS = ('status-cache', 'status-cache-disk', 'status-read',
+               'status-cache-verify', 'status-model')
 PROBE_TESTS = ('status-probe', 'status-query', 'probe-cost')
 
 TESTS = {
@@ -67,6 +69,7 @@ TESTS = {
     CACHE_OP: CACHE_TESTS,
     CACHE_PROBE: CACHE_TESTS,
     CACHE_READ: CACHE_TESTS,
+    CACHE_VERIFY: CACHE_TESTS,
     PROBE: PROBE_TESTS,
     FIEMAP: PROBE_TESTS,
     LOOK: PROBE_TESTS,

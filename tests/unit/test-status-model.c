@@ -9,12 +9,15 @@
  * between pages are written back, reclaimed and read in, parts are forgotten,
  * the disk shrinks and grows, and other programs write while the cache is told
  * so. Reads look at one unit after the other and tell what they saw, to have it
- * learned. After every step no unit may be called zero where a reader sees data, and
- * at the end of each episode every block must become known again.
+ * learned; verifications do the same with what is called zero, and must not find
+ * that wrong. After every step no unit may be called zero where a reader sees data,
+ * and at the end of each episode every block must become known again.
  *
  * TEST_SEED and TEST_STEPS choose another run; a failure prints its seed.
  */
 #include <check.h>
+#include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -38,9 +41,10 @@ enum {
     ACT_ZERO,
     ACT_DISCARD,
     ACT_PROBE,
-    ACT_READ
+    ACT_READ,
+    ACT_VERIFY
 };
-#define ACTIONS 5
+#define ACTIONS 6
 
 typedef struct Actor {
     int what;
@@ -64,6 +68,8 @@ static struct {
     GRand *rand;
     guint32 seed;
     bool foreign; /* others may write */
+    int verified; /* verifications that have ended, */
+    int crossed;  /* and those that saw data */
 } sim;
 
 static int rnd(int n)
@@ -110,6 +116,20 @@ static bool busy(int what)
 
 /* ---- actors -------------------------------------------------------------- */
 
+static void verify_start(Actor *a)
+{
+    int64_t start, bytes;
+
+    if (!status_cache_verify_begin(sim.cache, &a->op, (int64_t)a->start * UNIT,
+                                   (int64_t)(a->end - a->start) * UNIT, &start,
+                                   &bytes)) {
+        a->what = ACT_IDLE;
+        return;
+    }
+    a->start = start / UNIT;
+    a->end = (start + bytes) / UNIT;
+}
+
 static void actor_start(Actor *a)
 {
     int64_t offset, bytes;
@@ -146,6 +166,9 @@ static void actor_start(Actor *a)
         if (!status_cache_read_begin(sim.cache, &a->op, offset, bytes)) {
             a->what = ACT_IDLE;
         }
+        break;
+    case ACT_VERIFY:
+        verify_start(a);
         break;
     }
 }
@@ -323,10 +346,38 @@ static void read_step(Actor *a)
     a->what = ACT_IDLE;
 }
 
+static void verify_step(Actor *a)
+{
+    StatusCut found[MAX_UNITS], lie;
+    int unit = next_untouched(a), n = 0;
+
+    if (unit >= 0) {
+        a->read_zero[unit] = unit >= sim.units || !reads_data(unit);
+        return;
+    }
+    for (unit = a->start; unit < a->end; unit++) {
+        if (!a->read_zero[unit]) {
+            found[n++] =
+                (StatusCut){ (int64_t)unit * UNIT, (int64_t)(unit + 1) * UNIT };
+        }
+    }
+    sim.crossed += n > 0;
+    sim.verified++;
+    if (status_cache_verify_end(sim.cache, &a->op,
+                                (int64_t)(a->end - a->start) * UNIT, found, n,
+                                &lie, 1)) {
+        ck_abort_msg("seed %u: a false lie at unit %d", sim.seed,
+                     (int)(lie.start / UNIT));
+    }
+    a->what = ACT_IDLE;
+}
+
 static void actor_step(Actor *a)
 {
     if (a->what == ACT_READ) {
         read_step(a);
+    } else if (a->what == ACT_VERIFY) {
+        verify_step(a);
     } else if (a->what == ACT_PROBE) {
         probe_step(a);
     } else if (a->what != ACT_IDLE) {
@@ -480,11 +531,16 @@ START_TEST(zero_is_never_said_of_data)
     const char *steps_text = g_getenv("TEST_STEPS");
     int64_t steps = steps_text ? atoll(steps_text) : 2000000;
     guint32 seed = seed_text ? strtoul(seed_text, NULL, 0) : 1;
-    int64_t done;
+    int64_t done, verified = 0, crossed = 0;
 
     for (done = 0; done < steps; done += 500) {
         episode(seed++, 500);
+        verified += sim.verified;
+        crossed += sim.crossed;
     }
+    printf("# %jd verifications, %jd of them saw data\n", (intmax_t)verified,
+           (intmax_t)crossed);
+    ck_assert(steps < 100000 || crossed > 0);
 }
 END_TEST
 

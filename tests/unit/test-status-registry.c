@@ -264,6 +264,48 @@ START_TEST(test_most_cautious)
 }
 END_TEST
 
+/* A cache that has lied: neither locks nor another cache make it believed. */
+START_TEST(test_distrusted)
+{
+    Node a = { 0 }, b = { 0 }, again = { 0 };
+    StatusDiskOptions options;
+    StatusCache *cache;
+
+    attach(&a, "a", true, STATUS_CACHE_ON);
+    learn_zero(&a, 0, 4096);
+    status_cache_distrust(a.cache);
+    ck_assert_int_eq(state_at(&a, 0), BLOCK_STATE_UNKNOWN);
+    status_disk_refresh(&a.user);
+    ck_assert_int_eq(status_cache_get_mode(a.cache), STATUS_CACHE_DATA_ONLY);
+    options = a.options;
+    for (int i = 0; i < 2; i++) {
+        StatusCacheMode want = i ? STATUS_CACHE_ON : STATUS_CACHE_OFF;
+
+        ck_assert(status_disk_prepare(&a.user, want, &options, &cache, NULL));
+        cache = status_disk_change(&a.user, want, 0, cache);
+        ck_assert_ptr_ne(cache, a.cache);
+        status_cache_unref(a.cache);
+        a.cache = cache;
+    }
+    ck_assert(status_cache_is_distrusted(a.cache));
+    ck_assert_int_eq(status_cache_get_mode(a.cache), STATUS_CACHE_DATA_ONLY);
+    attach(&b, "b", false, STATUS_CACHE_OFF);
+    detach(&a);
+    attach(&again, "again", false, STATUS_CACHE_ON);
+    ck_assert(status_cache_is_distrusted(again.cache));
+    learn_zero(&again, 0, 4096);
+    ck_assert_int_eq(state_at(&again, 0), BLOCK_STATE_UNKNOWN);
+    detach(&b);
+    detach(&again);
+    /* Nobody has it open. */
+    memset(&a, 0, sizeof(a));
+    attach(&a, "a", true, STATUS_CACHE_ON);
+    ASSERT_MODE(&a, STATUS_CACHE_ON, true);
+    ck_assert(!status_cache_is_distrusted(a.cache));
+    detach(&a);
+}
+END_TEST
+
 /* A node without a cache writes behind the back of the one with a cache. */
 START_TEST(test_off_beside_on)
 {
@@ -465,6 +507,7 @@ int main(void)
     tcase_add_test(tc, test_first_goes);
     tcase_add_test(tc, test_hard_link);
     tcase_add_test(tc, test_most_cautious);
+    tcase_add_test(tc, test_distrusted);
     tcase_add_loop_test(tc, test_off_beside_on, 0, 4);
     tcase_add_test(tc, test_cache_goes_with_its_nodes);
     tcase_add_test(tc, test_no_locks);
