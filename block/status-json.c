@@ -73,7 +73,12 @@ static const SchemaMember info_members[] = {
     { "node-name", &schema_str, .doc = "The node that has the cache." },
     { "mode", &status_cache_mode_type,
       .doc = "What is remembered at the moment: zeroes are not "
-             "while somebody else may write to the file." },
+             "while somebody else may write to the file, nor if the cache is "
+             "distrusted." },
+    { "distrusted", &schema_bool,
+      .doc = "It was found to call zero what was data "
+             "(block-status-cache-verify): it believes in no zeroes any more, "
+             "for as long as any node has the disk open." },
     { "granularity", &schema_uint, .doc = "Bytes of a block." },
     { "length", &schema_uint, .doc = "Bytes of the disk." },
     { "strategy", &strategy_type,
@@ -126,6 +131,11 @@ static const SchemaMember info_members[] = {
       .doc = "Probes that a write or the like crossed." },
     { "evictions", &schema_uint,
       .doc = "Pieces forgotten to stay within the memory limit." },
+    { "verified-bytes", &schema_uint,
+      .doc = "Bytes called zero that block-status-cache-verify has read, and "
+             "that were zero." },
+    { "verify-mismatches", &schema_uint,
+      .doc = "Ranges called zero where it has found data." },
     { "memory", &schema_uint, .doc = "Bytes of memory in use." },
     { "memory-max", &schema_uint,
       .doc = "The most bytes of memory ever in use." },
@@ -194,6 +204,7 @@ JsonObject *status_cache_to_json(StatusCache *cache, StatusProbe *probe)
     }
     status_cache_get_stats(cache, &s);
     json_object_set_string_member(obj, "mode", mode_names[s.mode]);
+    json_object_set_boolean_member(obj, "distrusted", s.distrusted);
     set_uint(obj, "granularity", s.granularity);
     set_uint(obj, "length", s.length);
     json_object_set_string_member(obj, "strategy",
@@ -226,6 +237,8 @@ JsonObject *status_cache_to_json(StatusCache *cache, StatusProbe *probe)
     set_uint(obj, "tainted-zeroes", s.tainted_zeroes);
     set_uint(obj, "tainted-probes", s.tainted_probes);
     set_uint(obj, "evictions", s.evictions);
+    set_uint(obj, "verified-bytes", s.verified_bytes);
+    set_uint(obj, "verify-mismatches", s.verify_mismatches);
     set_uint(obj, "memory", s.memory);
     set_uint(obj, "memory-max", s.memory_max);
     return obj;

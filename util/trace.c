@@ -13,6 +13,7 @@ const char *const trace_event_names[TRACE_EVENTS] = {
     [TRACE_JOB_STATUS] = "job_status",
     [TRACE_RANGE_LOCK_WAIT] = "range_lock_wait",
     [TRACE_STATUS_EVICT] = "status_evict",
+    [TRACE_STATUS_MISMATCH] = "status_mismatch",
     [TRACE_STATUS_PROBE] = "status_probe",
     [TRACE_STATUS_TAINT] = "status_taint",
 };

@@ -188,8 +188,8 @@ static const SchemaType job_type_type = {
     .name = "JobType",
     .kind = SCHEMA_ENUM,
     .doc = "What a job does.",
-    .values =
-        (const char *const[]){ "commit", "mirror", "backup", "create", NULL },
+    .values = (const char *const[]){ "commit", "mirror", "backup", "create",
+                                     "status-cache-verify", NULL },
 };
 
 static const SchemaType job_info_type = {

@@ -5,8 +5,11 @@
 #include "block/block-int.h"
 #include "block/monitor/qmp-nodes.h"
 #include "block/status-json.h"
+#include "block/status-verify.h"
 #include "monitor/monitor.h"
 #include "monitor/qmp.h"
+#include "qmp-jobs.h"
+#include "qmp-tables.h"
 
 static const SchemaType optional_node_type = {
     .name = "q_obj_query-block-status-cache-arg",
@@ -120,6 +123,64 @@ static JsonNode *qmp_block_status_cache_flush(JsonObject *args, GError **errp)
     status_cache_flush(cache);
     return NULL;
 }
+
+/* ---- block-status-cache-verify ------------------------------------------ */
+
+static const SchemaType verify_type = {
+    .name = "q_obj_block-status-cache-verify-arg",
+    .kind = SCHEMA_OBJECT,
+    .members =
+        (const SchemaMember[]){
+            { "job-id", &schema_str,
+              .doc = "The job's name: a letter, then letters, digits, \"-\", "
+                     "\".\" and \"_\"." },
+            { "node-name", &schema_str,
+              .doc = "The node; also one that passes the contents of another "
+                     "through: all that is below it is verified." },
+            { "speed", &schema_int, .optional = true,
+              .doc = "Bytes to read in a second at most. Default: 0, no "
+                     "limit." },
+            { "auto-finalize", &schema_bool, .optional = true,
+              .doc = "Do not wait for job-finalize. Default: true." },
+            { "auto-dismiss", &schema_bool, .optional = true,
+              .doc = "Do not wait for job-dismiss. Default: true." },
+            { NULL },
+        },
+};
+
+static JsonNode *qmp_block_status_cache_verify(JsonObject *args, GError **errp)
+{
+    JobOptions options = qmp_job_options(args);
+
+    status_verify_start(json_object_get_string_member(args, "node-name"),
+                        &options, errp);
+    return NULL;
+}
+
+static const SchemaType mismatch_type = {
+    .name = "q_obj_BLOCK_STATUS_CACHE_MISMATCH-arg",
+    .kind = SCHEMA_OBJECT,
+    .members =
+        (const SchemaMember[]){
+            { "node-name", &schema_str, .doc = "The node that has the cache." },
+            { "job-id", &schema_str, .doc = "The job that found it." },
+            { "offset", &schema_int,
+              .doc = "Where on that node it begins, in bytes." },
+            { "length", &schema_int, .doc = "Bytes." },
+            { NULL },
+        },
+};
+
+const QmpEvent qmp_status_cache_events[] = {
+    { "BLOCK_STATUS_CACHE_MISMATCH", &mismatch_type,
+      .doc =
+          "A job of block-status-cache-verify has read data where the status "
+          "cache knew zeroes. The cache believes in no zeroes from now on, "
+          "until no node has the disk open any more. One event for each "
+          "range that the job tells, 64 at most; then it fails. Copies that "
+          "were made with the help of that cache should be made again." },
+    { NULL },
+};
 
 /* ---- x-query-block-map -------------------------------------------------- */
 
@@ -404,6 +465,27 @@ const QmpCommand qmp_status_cache_commands[] = {
         .example = "{\"node-name\": \"disk0\"}",
         .errors = "There is no such node, or it has no status cache.",
         .handler = qmp_block_status_cache_flush,
+    },
+    {
+        .name = "block-status-cache-verify",
+        .thread = QMP_MANAGEMENT,
+        .args = &verify_type,
+        .doc =
+            "Read from the disk all that a status cache calls zero, while it "
+            "is in use, by a job. It ends by itself; its length is that of "
+            "the zeroes. If it finds data there is an event "
+            "BLOCK_STATUS_CACHE_MISMATCH for each place that the request has "
+            "found, the cache is data-only from then on, and the job "
+            "fails without looking at the rest. What is written while the "
+            "job reads is not mistaken for that. A cache that knows no "
+            "zeroes has none that could be wrong: the job succeeds, and its "
+            "length is 0.",
+        .example = "{\"job-id\": \"verify0\", \"node-name\": \"disk0\","
+                   " \"speed\": 10485760}",
+        .errors = "There is no such node, it has no status cache, or one "
+                  "where a mismatch was found before; the job-id is taken or "
+                  "not well-formed; speed is negative.",
+        .handler = qmp_block_status_cache_verify,
     },
     {
         .name = "x-query-block-map",

@@ -23,5 +23,6 @@ extern const QmpCommand qmp_transaction_commands[];
 extern const QmpEvent qmp_block_events[];
 extern const QmpEvent qmp_export_events[];
 extern const QmpEvent qmp_job_events[];
+extern const QmpEvent qmp_status_cache_events[];
 
 #endif

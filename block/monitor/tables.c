@@ -26,5 +26,6 @@ const QmpEvent *const qmp_event_tables[] = {
     qmp_block_events,
     qmp_export_events,
     qmp_job_events,
+    qmp_status_cache_events,
     NULL,
 };

@@ -46,7 +46,9 @@ enum {
     BDRV_REQ_FUA = 0x1,         /* on stable storage when it returns */
     BDRV_REQ_MAY_UNMAP = 0x2,   /* write zeroes: may deallocate */
     BDRV_REQ_NO_FALLBACK = 0x4, /* write zeroes: -ENOTSUP if not fast */
-    BDRV_REQ_CUT = 0x8,         /* read: comes after BDRV_WANT_READ */
+    /* Read: nothing is left out because it is known to be zero. That was done before
+     * (BDRV_WANT_READ), or it is to be found out whether it is. */
+    BDRV_REQ_CUT = 0x8,
     /*
      * Write: in whole clusters of the image (or up to its end; -EINVAL otherwise),
      * which hold nothing yet (-EIO), and are to be compressed. -ENOTSUP by drivers

@@ -33,6 +33,7 @@ typedef enum TraceEvent {
     TRACE_JOB_STATUS,
     TRACE_RANGE_LOCK_WAIT,
     TRACE_STATUS_EVICT,
+    TRACE_STATUS_MISMATCH,
     TRACE_STATUS_PROBE,
     TRACE_STATUS_TAINT,
     TRACE_EVENTS,
@@ -95,6 +96,18 @@ static inline void trace_status_evict(const void *cache, int64_t offset,
     if (trace_on(TRACE_STATUS_EVICT)) {
         trace_log(TRACE_STATUS_EVICT,
                   "cache %p offset %" PRId64 " bytes %" PRId64, cache, offset,
+                  bytes);
+    }
+}
+
+/* A range of a node was called zero, and was not. */
+static inline void trace_status_mismatch(const char *node, int64_t offset,
+                                         int64_t bytes)
+{
+    TRACE_USDT3(status_mismatch, node, offset, bytes);
+    if (trace_on(TRACE_STATUS_MISMATCH)) {
+        trace_log(TRACE_STATUS_MISMATCH,
+                  "node %s offset %" PRId64 " bytes %" PRId64, node, offset,
                   bytes);
     }
 }

@@ -82,6 +82,9 @@ class RepliesFitTheSchema(unittest.TestCase):
         self.asked.add(command)
         return value
 
+    def check_event(self, name):
+        self.daemon.qmp.events.appendleft(self.daemon.qmp.wait_event(name))
+
     def check_events(self):
         while self.daemon.qmp.events:
             event = self.daemon.qmp.events.popleft()
@@ -119,6 +122,12 @@ class RepliesFitTheSchema(unittest.TestCase):
                         self.check(command)
             self.check("query-blockstats", query_nodes=True)
             self.check("x-query-block-map", node_name="raw0")
+            with open(image, "r+b") as file:
+                os.pwrite(file.fileno(), b"x", 65536)
+            self.check("block-status-cache-verify", job_id="v0",
+                       node_name="raw0")
+            self.check_event("BLOCK_STATUS_CACHE_MISMATCH")
+            daemon.qmp.wait_job("v0", "null")
             self.check("block-status-cache-flush", node_name="raw0")
             self.check("block-job-cancel", device="m0")
             daemon.qmp.wait_job("m0", "concluded")

@@ -12,6 +12,7 @@ import iotests
 from iotests import DAEMON, Daemon, MiB, path, run
 
 NAMES = ["gate_wait", "job_status", "range_lock_wait", "status_evict",
+         "status_mismatch",
          "status_probe", "status_taint"]
 
 

@@ -5,7 +5,7 @@ The file, name, what is taken out, the text to find, the text to put there
 """
 from sources import (
     JOB, JOB_END, JOB_ERROR, JOB_VERBS, MIRROR, START, COMMIT, MIRROR_TOP, COPY,
-    PICK, MIRROR_ERROR, ACTIVE, PERMISSIONS, SNAPSHOT, TRANSACTION)
+    PICK, MIRROR_ERROR, ACTIVE, PERMISSIONS, SNAPSHOT, TRANSACTION, VERIFY)
 
 BREAKS = [
     (PICK, 'mirror-1', 'a range is in one hand at a time',
@@ -203,4 +203,41 @@ BREAKS = [
      'job->io_status = JOB_IO_OK;', ''),
     (JOB_VERBS, 'job-resume-pending', 'a job stopped in its last work goes on',
      'ALIVE | BIT_OF(PENDING) },\n    [VERB_SET', 'ALIVE },\n    [VERB_SET'),
+    (VERIFY, 'verify-cut', 'a verification reads what is known to be zero',
+     '&iov, 1, BDRV_REQ_CUT);', '&iov, 1, 0);'),
+    (VERIFY, 'verify-first', 'it is registered before it reads',
+     '''&iov, 1, BDRV_REQ_CUT);\n''', '''&iov, 1, BDRV_REQ_CUT);
+    status_cache_verify_end(cache, &op, 0, NULL, 0, NULL, 0);
+    status_cache_verify_begin(cache, &op, p.start, p.bytes, &p.start,
+                              &p.bytes);\n'''),
+    (VERIFY, 'verify-gate', 'it is inside the gate',
+     '''(ret = blk_enter(s->blk)) == 0) {
+            job_set_busy(job, true);
+            ret = verify_next(s);
+            if (ret == 0) {
+                ret = check_trust(s);
+            }
+            job_set_busy(job, false);
+            blk_leave(s->blk);''', '''(ret = verify_next(s)) <= 0) {
+            if (ret == 0) {
+                ret = check_trust(s);
+            }'''),
+    (VERIFY, 'verify-lies', 'a lie is told, and the job fails',
+     'ret = fail_with_lies(s, &p);', ';'),
+    (VERIFY, 'verify-many', 'what there is no room for counts as not read',
+     'p->read = pos - p->start;', 'p->read = p->bytes;'),
+    (VERIFY, 'verify-error', 'if it cannot be read the job fails',
+     'ret = read_failed(s, &p, ret);', 'ret = 0;'),
+    (VERIFY, 'verify-shrunk', 'but where the disk has ended meanwhile',
+     'length >= 0 && p->start + p->bytes > length', 'length < 0'),
+    (VERIFY, 'verify-other', 'what another job has found is no success',
+     'if (!status_cache_is_distrusted(cache)) {', 'if (cache) {'),
+    (VERIFY, 'verify-again', 'who is distrusted is not verified',
+     '    if (status_cache_is_distrusted(cache)) {', '    if (!cache) {'),
+    (VERIFY, 'verify-speed', 'it keeps to its speed',
+     '    job_ratelimit_charge(s->job, p.bytes);\n', ''),
+    (VERIFY, 'verify-slices', 'with short requests',
+     'CLAMP(speed / SPEED_SLICES, MIN_BYTES, MAX_BYTES)', 'MAX_BYTES'),
+    (VERIFY, 'verify-progress', 'what is not zero any more is done',
+     'if (left < s->left) {', 'if (!cache) {'),
 ]

@@ -16,6 +16,7 @@ SEEK = 'block/status-probe-seek.c'
 QUERY = 'block/status-query.c'
 LOCK = 'block/image-lock.c'
 READ = 'block/status-read.c'
+VERIFY = 'block/status-verify.c'
 REGISTRY = 'block/status-registry.c'
 FILE = 'block/file-posix.c'
 RW = 'block/file-rw.c'
@@ -77,6 +78,7 @@ TESTS = {
     QUERY: PROBE_TESTS,
     LOCK: ('image-lock', 'file-share', 'file-reopen'),
     READ: ('read-around', 'file-posix'),
+    VERIFY: ('status-verify',),
     REGISTRY: ('status-registry', 'file-share', 'file-reopen', 'host-device',
                'file-resize'),
     FILE: ('file-faults', 'file-share', 'host-device', 'file-posix'),

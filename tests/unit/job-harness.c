@@ -139,6 +139,11 @@ static char *word_of(const char *name, JsonObject *data)
                                schema_get_str(data, "operation", NULL),
                                strcmp(action, "report") ? "," : "",
                                strcmp(action, "report") ? action : "");
+    } else if (!strcmp(name, "BLOCK_STATUS_CACHE_MISMATCH")) {
+        return g_strdup_printf("%s:MISMATCH(%jd+%jd)",
+                               schema_get_str(data, "job-id", NULL),
+                               (intmax_t)schema_get_int(data, "offset", -1),
+                               (intmax_t)schema_get_int(data, "length", -1));
     } else {
         ck_assert(g_str_has_prefix(name, "BLOCK_JOB_"));
         name += strlen("BLOCK_JOB_");

@@ -24,7 +24,8 @@ void management_go(void);
 /*
  * Events are remembered as one word each: "m:running" for a status of job m,
  * "m:COMPLETED" for BLOCK_JOB_COMPLETED, with "(text)" behind if it has an
- * error; "m:ERROR(read)", or "m:ERROR(read,stop)" if the action is not "report".
+ * error; "m:ERROR(read)", or "m:ERROR(read,stop)" if the action is not "report";
+ * "m:MISMATCH(offset+length)".
  */
 /* Wait until @event has come since the last call that returned, or start. */
 void wait_event(const char *event);
