@@ -162,7 +162,9 @@ class Check:
         data = crash_disk.content(filename, kind)
         certain = self.truth.check(
             what, data, after=after,
-            durable=self.plan.power or kind == "qcow2")
+            durable=self.plan.power or kind == "qcow2",
+            drops=filename == self.disk.image and self.plan.kind == "device"
+            and not self.plan.direct)
         self.statistics["sectors certain"] += certain
 
     def _bitmaps(self):

@@ -15,7 +15,10 @@ not), was sent after A's end, and is certainly there. Certainly there means:
 
 SIGKILL leaves the page cache, so that all acknowledged writes to a raw disk must
 be there. In a qcow2 image tables may still have been in the daemon's memory:
-there, and after a power cut, `durable` is all that can be asked for.
+there, and after a power cut, `durable` is all that can be asked for. So it is
+where a block device with a page cache was to be zeroed when the daemon was killed, or
+was discarded: the kernel first drops the pages, those that were never written, too,
+and then has the device do it (`drops`).
 
 A sector is never a mixture: each is stamped as a whole with who wrote it, his
 how-many-eth request that was, and which sector it is for. So data at the wrong
@@ -84,7 +87,7 @@ class Truth:
                 .ljust(SECTOR, b"\0"))
 
     def check(self, what, data, after=FOREVER, before=FOREVER, durable=False,
-              also=None):
+              also=None, drops=False):
         """@data is what the disk held at some moment between the times @after
         and @before; where @also is given, or that which @also holds there
 
@@ -97,9 +100,12 @@ class Truth:
             value = data[sector * SECTOR:(sector + 1) * SECTOR]
             requests = self.sectors.get(sector, ())
             gone = -1  # values whose end is before this
+            stable = durable or drops and any(
+                r.kind == DISCARD or r.kind == ZERO and r.end == FOREVER
+                for r in requests)
             for r in requests:
                 if (r.begin > gone and r.end < after and r.kind in STRONG and
-                        (not durable or r.fua or r.end < flushed)):
+                        (not stable or r.fua or r.end < flushed)):
                     gone = r.begin
             if not self._possible(value, sector, requests, gone, before) and (
                     also is None or
