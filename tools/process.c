@@ -1,10 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* A daemon as a process: into the background, and a file that names it */
+/* A daemon as a process: into the background, what its manager is told, and a
+ * file that names it */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "tools/process.h"
@@ -118,6 +122,34 @@ bool process_detach(GError **errp)
     close(parent_fd);
     parent_fd = -1;
     return true;
+}
+
+/* ---- a service manager -------------------------------------------------- */
+
+void process_notify(const char *state)
+{
+    const char *path = g_getenv("NOTIFY_SOCKET");
+    struct sockaddr_un un = { .sun_family = AF_UNIX };
+    size_t len = path ? strlen(path) : 0;
+    int fd;
+
+    if ((len == 0) || (path[0] != '/' && path[0] != '@') ||
+        len > sizeof(un.sun_path)) {
+        return;
+    }
+    memcpy(un.sun_path, path, len);
+    if (path[0] == '@') {
+        un.sun_path[0] = '\0'; /* no file: a name in the kernel */
+    }
+    fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    if (fd < 0) {
+        return;
+    }
+    /* Who does not take it learns later, when its own patience ends. */
+    (void)!sendto(fd, state, strlen(state), MSG_NOSIGNAL | MSG_DONTWAIT,
+                  (struct sockaddr *)&un,
+                  offsetof(struct sockaddr_un, sun_path) + len);
+    close(fd);
 }
 
 /* ---- the pid file ------------------------------------------------------- */

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* A daemon as a process: into the background, and a file that names it */
+/* A daemon as a process: into the background, what its manager is told, and a
+ * file that names it */
 #ifndef TOOLS_PROCESS_H
 #define TOOLS_PROCESS_H
 
@@ -22,6 +23,10 @@ bool process_fork(GError **errp);
  * waiting parent. Does nothing if there was no process_fork().
  */
 bool process_detach(GError **errp);
+
+/* Tell the service manager that started us, if it wants to know (sd_notify(3)):
+ * "READY=1" or "STOPPING=1". Waits for nothing. */
+void process_notify(const char *state);
 
 /*
  * Create @path, lock it and write the process id into it, so that a second

@@ -380,8 +380,10 @@ int main(int argc, char **argv)
 
     ok = set_up(&cl);
     if (ok) {
+        process_notify("READY=1");
         monitor_run();
     }
+    process_notify("STOPPING=1");
     end_daemon(program);
     g_array_unref(cl.set_up);
     return ok ? EXIT_SUCCESS : EXIT_FAILURE;

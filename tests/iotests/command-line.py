@@ -174,6 +174,25 @@ class Background(unittest.TestCase):
 
 
 class End(unittest.TestCase):
+    def test_service_manager_is_told(self):
+        """When all is set up, and when it ends; at a file or an abstract
+        name. What is neither is left alone"""
+        for name in path("notify"), f"@seekless-{os.getpid()}":
+            environment = {**os.environ, "NOTIFY_SOCKET": name}
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+                manager.bind(name.replace("@", "\0", 1))
+                manager.settimeout(iotests.TIMEOUT)
+                run(DAEMON, "--blockdev", "nonsense", status=1,
+                    env=environment)
+                self.assertEqual(manager.recv(99), b"STOPPING=1")
+                with iotests.Daemon(env=environment):
+                    self.assertEqual(manager.recv(99), b"READY=1")
+                self.assertEqual(manager.recv(99), b"STOPPING=1")
+        os.unlink(path("notify"))
+        for name in "", "relative", path("notify"), "/" + "x" * 200:
+            with iotests.Daemon(env={**os.environ, "NOTIFY_SOCKET": name}):
+                pass
+
     def test_quit(self):
         daemon = iotests.Daemon()
         daemon.cmd("quit")
