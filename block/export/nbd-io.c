@@ -187,8 +187,11 @@ static void buffer_unmap(NbdThread *thread)
 
 void nbd_buffer_free(NbdThread *thread)
 {
-    large_release(thread->conn, large_part(thread->capacity));
-    buffer_unmap(thread);
+    /* Who has left his crew has none, and maybe no connection either. */
+    if (thread->buffer) {
+        large_release(thread->conn, large_part(thread->capacity));
+        buffer_unmap(thread);
+    }
 }
 
 size_t nbd_buffer_want(NbdThread *thread, size_t bytes)
