@@ -24,7 +24,7 @@ backing file; crash_disk.py), some clients that write all over each other
 what it may (crash_truth.py); stored bitmaps are inconsistent; what was completed is
 complete; a daemon with the same command line starts over what is left behind,
 serves the same content, with a map that calls nothing zero that is not, and a new
-backup and mirror are equal to it; leaks do not grow and can be repaired. With
+backup and mirror are equal to it; leaks can be repaired, and then there are none. With
 --power the file system loses what it had not written (crash_power.py).
 """
 

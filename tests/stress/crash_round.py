@@ -76,7 +76,7 @@ class Round:
                         f"{sorted(os.listdir(self.folder))}")
         check.restart(self.socket)
         check.serve(self.socket)
-        check.repair()
+        check.repair(self.socket)
         statistics[f"kind {plan.kind}"] += 1
         statistics[f"activity {plan.activity}"] += 1
         statistics[f"moment {plan.moment}"] += 1
