@@ -3,7 +3,7 @@
 must notice (tests/stress/crash-breaks.py).
 
 The file, name, what is taken out, the text to find, the text to put there, and
-whether it takes a power cut
+more of crash.py's command line
 """
 
 RW = 'block/file-rw.c'
@@ -16,24 +16,24 @@ LOCK = 'block/image-lock.c'
 
 BREAKS = [
     (RW, 'flush', 'a flush has the kernel write', 'fdatasync(s->sync_fd) < 0',
-     '0', True),
+     '0', ['--power']),
     (RW, 'fua', 'a FUA write to a file is stable', 't.flags = RWF_DSYNC;',
-     't.flags = 0;\n        fua = false;', True),
+     't.flags = 0;\n        fua = false;', ['--power']),
     (IO, 'fua-format', 'a FUA write to an image flushes that',
-     'if (ret == 0 && (flags & BDRV_REQ_FUA & ~supported))', 'if (0)', False),
+     'if (ret == 0 && (flags & BDRV_REQ_FUA & ~supported))', 'if (0)', []),
     (CACHE, 'rules-1-2', 'data and refcounts are stable before L2 tables',
-     'if (s->data_unflushed && (l2_dirty || freed))', 'if (0)', True),
+     'if (s->data_unflushed && (l2_dirty || freed))', 'if (0)', ['--power']),
     (CACHE, 'rule-1', 'a flush writes refcounts',
-     'int ret = qcow2_cache_write(s->refblock_cache);', 'int ret = 0;', False),
+     'int ret = qcow2_cache_write(s->refblock_cache);', 'int ret = 0;', []),
     (CACHE, 'tables', 'a flush writes L2 tables', 'if (l2_dirty) {',
-     'if (l2_dirty && ret) {', False),
+     'if (l2_dirty && ret) {', []),
     (REFCOUNT, 'rule-3', 'what is freed is not used before that is stable',
      '    s->freed_bytes += bytes;\n',
-     '    qcow2_free_now(s, offset, bytes);\n    return;\n', False),
+     '    qcow2_free_now(s, offset, bytes);\n    return;\n', []),
     (RESIZE, 'rule-4', 'an L1 table that moved is there before the header has it',
      '''    ret = write_l1(s, l1, entries, offset);
     if (ret == 0) {''', '''    ret = 0;
-    if (ret == 0) {''', False),
+    if (ret == 0) {''', []),
     (BITMAPS, 'in-use', 'bitmaps are marked as in use in the image',
      '''    ret = qcow2_write_file(s, s->bitmaps_offset, out->len, out->data);
     return ret < 0 ? ret : qcow2_flush_file(s);
@@ -42,18 +42,23 @@ BREAKS = [
 int qcow2_bitmaps_mark''', '''    return 0;
 }
 
-int qcow2_bitmaps_mark''', False),
+int qcow2_bitmaps_mark''', []),
+    (BITMAPS, 'stored', 'refcounts are there before the header has bitmaps',
+     '''        ret = qcow2_write_tables(s, false);
+        if (ret == 0) {
+            ret = qcow2_flush_file(s);''', '''        if (ret == 0) {
+            ret = qcow2_flush_file(s);''', ['--activity', 'end']),
     ('block/backup.c', 'backup-flush', 'a backup is stable when it is completed',
-     'ret = bdrv_flush(s->target_bs);', 'ret = 0;', True),
+     'ret = bdrv_flush(s->target_bs);', 'ret = 0;', ['--power']),
     ('block/mirror-error.c', 'mirror-flush',
      'a mirror is stable when it is the disk', 'int ret = blk_flush(s->target);',
-     'int ret = 0;', False),
+     'int ret = 0;', []),
     ('block/snapshot.c', 'snapshot-flush', 'what a snapshot keeps is stable',
      'int ret = bdrv_is_read_only(bs) ? 0 : bdrv_flush(bs);', 'int ret = 0;',
-     False),
+     ['--activity', 'snapshot']),
     ('block/mirror-active.c', 'both', 'a write is on both disks',
      'iov ? write_target(s, offset, bytes, iov, niov, flags)', 'iov ? 0',
-     False),
+     []),
     ('block/copy-before-write.c', 'copy-first', 'old data is copied first',
      '''    int ret = copy_first(bs, offset, bytes);
 
@@ -63,14 +68,14 @@ int qcow2_bitmaps_mark''', False),
 
     return ret < 0
                ? ret
-               : bdrv_pwritev''', False),
+               : bdrv_pwritev''', []),
     ('block/status-cache.c', 'empty', 'a status cache knows nothing at first',
      '    c->looked = sparse_bitmap_new(c->blocks);\n',
      '    c->looked = sparse_bitmap_new(c->blocks);\n'
      '    sparse_bitmap_set(c->known, 0, c->blocks);\n'
-     '    sparse_bitmap_set(c->zero, 0, c->blocks);\n', False),
+     '    sparse_bitmap_set(c->zero, 0, c->blocks);\n', []),
     ('util/socket.c', 'socket', 'a socket that nobody has is replaced',
-     'if (unlink(path) < 0 && errno != ENOENT)', 'if (0)', False),
+     'if (unlink(path) < 0 && errno != ENOENT)', 'if (0)', []),
     (LOCK, 'locks', 'locks go with the process',
      '''        .enabled = enabled,
         .shared = BLK_PERM_ALL,
@@ -85,5 +90,5 @@ int qcow2_bitmaps_mark''', False),
             pause();
         }
     }
-''', False),
+''', []),
 ]

@@ -50,11 +50,11 @@ def missing():
             if text_of(TOP, source).count(old) != 1]
 
 
-def noticed(folder, rounds, power):
+def noticed(folder, rounds, more):
     """What crash.py has to say of the round that failed, or None"""
-    words = ["--rounds", str(rounds)] + (["--power"] if power else [])
     result = subprocess.run(
-        [os.path.join(TOP, "tests/stress/crash.py"), *words], text=True,
+        [os.path.join(TOP, "tests/stress/crash.py"), "--rounds", str(rounds),
+         *more], text=True,
         env=dict(os.environ, SEEKLESS_BUILD_DIR=folder), check=False,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     if result.returncode == 0:
@@ -87,13 +87,13 @@ def main():
         subprocess.run(["meson", "setup", output, tree], check=True,
                        stdout=subprocess.DEVNULL)
         build(output)
-        for source, name, what, old, new, power in crash.BREAKS:
+        for source, name, what, old, new, more in crash.BREAKS:
             if args.name and name not in args.name:
                 continue
             text = text_of(tree, source)
             write(tree, source, text.replace(old, new))
             build(output)
-            answer = noticed(output, args.rounds, power)
+            answer = noticed(output, args.rounds, more)
             write(tree, source, text)
             unnoticed += answer is None
             print(f"{name} ({what}): {answer or 'NOT NOTICED'}", flush=True)

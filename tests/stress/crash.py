@@ -31,6 +31,7 @@ backup and mirror are equal to it; leaks can be repaired, and then there are non
 import argparse
 import collections
 import contextlib
+import itertools
 import os
 import signal
 import sys
@@ -55,6 +56,8 @@ def arguments():
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--round", type=int, action="append",
                         help="only that one (may be repeated)")
+    parser.add_argument("--activity", choices=crash_plan.ACTIVITIES,
+                        help="only rounds with that under way")
     parser.add_argument("--power", action="store_true")
     parser.add_argument("--list", action="store_true",
                         help="only show the rounds' plans")
@@ -99,12 +102,20 @@ class Report:
               flush=True)
 
 
+def plans(args):
+    made = (crash_plan.make(args.seed, number, args.power)
+            for number in args.round or itertools.count())
+    fitting = (plan for plan in made
+               if args.activity in (None, plan.activity))
+    return itertools.islice(fitting, args.rounds)
+
+
 def run_rounds(args, report):
     with contextlib.ExitStack() as stack:
         folders = {} if args.power else stack.enter_context(file_systems())
         devices = crash_power.possible()
-        for number in args.round or range(args.rounds):
-            plan = crash_plan.make(args.seed, number, args.power)
+        for plan in plans(args):
+            number = plan.number
             name = f"round {number}: {plan.kind} {plan.activity} {plan.moment}"
             if args.list:
                 print(plan)

@@ -101,6 +101,7 @@ class Check:
         self.activities = activities  # the first is that which was killed
         self.words = words
         self.statistics = statistics
+        self.was_killed = True
         self.writes = 0
         self.truth = Truth(disk.initial, requests)
 
@@ -129,7 +130,9 @@ class Check:
 
     def offline(self):
         for name in self.images():
-            crash_disk.check_image(name, self.statistics)
+            leaks = crash_disk.check_image(name, self.statistics)
+            if leaks and not self.was_killed:
+                raise Wrong(f"{name}: {leaks} clusters leaked without a kill")
         self._bitmaps()
         self._contents()
         for activity in self.activities:
@@ -162,19 +165,22 @@ class Check:
         data = crash_disk.content(filename, kind)
         certain = self.truth.check(
             what, data, after=after,
-            durable=self.plan.power or kind == "qcow2",
+            durable=self.plan.power or kind == "qcow2" and self.was_killed,
             drops=filename == self.disk.image and self.plan.kind == "device"
             and not self.plan.direct)
         self.statistics["sectors certain"] += certain
 
     def _bitmaps(self):
-        """Stored bitmaps say that they are in use, or are gone"""
-        self.bitmaps = {}
+        """Stored bitmaps say that they are in use, or are gone; or they have been
+        stored, if the daemon got so far"""
+        self.bitmaps, self.inconsistent = {}, set()
         if self.disk.format != "qcow2":
             return
         self.bitmaps = crash_disk.stored_bitmaps(self.disk.image)
         for name, flags in self.bitmaps.items():
-            if "in-use" not in flags:
+            if "in-use" in flags:
+                self.inconsistent.add(name)
+            elif self.plan.activity != "end":
                 raise Wrong(f"bitmap {name} is as if nothing had been written "
                             f"since it was stored: {flags}")
         expected = {f"stored{i}" for i in range(self.plan.bitmaps)}
@@ -183,12 +189,17 @@ class Check:
         if not expected <= set(self.bitmaps):
             raise Wrong(f"of the bitmaps {sorted(expected)} only "
                         f"{sorted(self.bitmaps)} are there")
-        self.statistics["bitmaps inconsistent"] += len(self.bitmaps)
+        if self.inconsistent and not self.was_killed:
+            raise Wrong(f"bitmaps in use when it ended: {self.bitmaps}")
+        self.statistics["bitmaps inconsistent"] += len(self.inconsistent)
+        self.statistics["bitmaps stored"] += \
+            len(self.bitmaps) - len(self.inconsistent)
 
     # ---- the next daemon ------------------------------------------------
 
     def restart(self, socket):
         daemon = CrashDaemon(self.words, socket)
+        self.socket = socket
         with daemon:
             self._forgot(daemon)
             with daemon.client() as client:
@@ -204,7 +215,7 @@ class Check:
         """The status cache knows only what was learned since"""
         for cache in daemon.cmd("query-block-status-cache"):
             if cache["bytes-zero"] > cache["learned-reads"] or \
-                    cache["bytes-data"] > cache["learned-writes"]:
+                    cache["bytes-data"] and not cache["learned-writes"]:
                 raise Wrong(f"something is known already: {cache}")
 
     def _same(self, client, what, expected=None):
@@ -266,10 +277,32 @@ class Check:
                    if node["node-name"] == "disk")
         rows = {row["name"]: row for row in node.get("dirty-bitmaps", [])}
         if set(rows) != set(self.bitmaps) or \
-                not all(row.get("inconsistent") for row in rows.values()):
+                self.inconsistent != {name for name, row in rows.items()
+                                      if row.get("inconsistent")}:
             raise Wrong(f"bitmaps {self.bitmaps} are {rows}")
         for name in rows:
+            if name not in self.inconsistent:
+                self._marked(daemon, name)
             daemon.cmd("block-dirty-bitmap-remove", node="disk", name=name)
+
+    def _marked(self, daemon, name):
+        """What is stored has all that is not as at first"""
+        daemon.cmd("block-dirty-bitmap-disable", node="disk", name=name)
+        daemon.cmd("block-export-add", {
+            "type": "nbd", "id": "marks", "name": "marks",
+            "node-name": "disk", "bitmaps": [name]})
+        context = f"qemu:dirty-bitmap:{name}"
+        with nbd.NBD(self.socket, "marks", contexts=(context,)) as client:
+            clear = [e for e in client.map(context) if not e.flags]
+        for extent in clear:
+            end = extent.offset + extent.length
+            sector = difference(self.content[extent.offset:end],
+                                self.disk.initial[extent.offset:end])
+            if sector is not None:
+                raise Wrong(f"bitmap {name} does not mark sector "
+                            f"{extent.offset // SECTOR + sector}")
+        daemon.cmd("block-export-del", id="marks", mode="hard")
+        daemon.qmp.wait_event("BLOCK_EXPORT_DELETED", id="marks")
 
     def _write(self, client):
         """It takes writes, too"""

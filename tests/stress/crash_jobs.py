@@ -4,10 +4,11 @@ then."""
 
 import json
 import os
+import signal
 
 import crash_disk
 from crash_truth import DISCARD, FOREVER, SECTOR, Request, Wrong, now
-from iotests import MiB, qemu_img, run
+from iotests import MiB, Strace, qemu_img, run
 
 # Answers to clients while something is waited for: more writes than that would
 # only keep a job from becoming ready.
@@ -59,6 +60,13 @@ class Activity:
         """Wait for an event, the clients going on meanwhile"""
         self.load.allow(MEANWHILE)
         return self.daemon.qmp.wait_event(name, **data)
+
+    def kill(self):
+        """The end of the daemon"""
+        self.daemon.process.send_signal(signal.SIGKILL)
+
+    def finish(self):
+        """The daemon is dead"""
 
     def ended(self):
         """Whether it was told that the job succeeded, after the kill"""
@@ -381,7 +389,32 @@ class Transaction(Backup):
             self.wait("BLOCK_JOB_COMPLETED", device=self.id)
 
 
-KINDS = {"load": Activity, "mirror": Mirror, "backup": Backup,
+class End(Activity):
+    """It is told to end, and killed on the way, at one of the calls that write to
+    the image: tables, bitmaps. If it is through by then, all is there."""
+
+    CALLS = "pwrite64,pwritev,pwritev2,fdatasync,fallocate,ftruncate"
+    trace = None
+
+    def reach(self, moment):
+        self.load.errors_matter = False  # it hangs up
+        if moment == "writing":
+            self.trace = Strace(
+                self.daemon.pid, self.CALLS,
+                [f"{self.CALLS}:signal=KILL:when={self.plan.calls}"],
+                [self.disk.image])
+
+    def kill(self):
+        self.daemon.process.send_signal(signal.SIGTERM)
+        if not self.trace:
+            super().kill()
+
+    def finish(self):
+        if self.trace:
+            self.trace.__exit__()
+
+
+KINDS = {"load": Activity, "mirror": Mirror, "backup": Backup, "end": End,
          "incremental": Incremental, "fleecing": Fleecing, "commit": Commit,
          "snapshot": Snapshot, "bitmaps": Bitmaps, "resize": Resize,
          "transaction": Transaction}

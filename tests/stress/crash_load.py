@@ -29,6 +29,7 @@ class Load:
         self.action = None
         self.changed = threading.Condition()
         self.errors = []
+        self.errors_matter = True
         self.ending = False
         self.alive = plan.clients
         self.clients = [_Client(self, connect(), plan, number, sectors)
@@ -104,7 +105,7 @@ class Load:
         return [r for client in self.clients for r in client.requests]
 
     def raise_errors(self):
-        if self.errors:
+        if self.errors and self.errors_matter:
             raise self.errors[0]
 
 

@@ -21,6 +21,7 @@ ACTIVITIES = {
     "bitmaps": ("asked", "done"),
     "resize": ("asked", "done"),
     "transaction": ("asked", "begun", "completed"),
+    "end": ("asked", "writing"),
 }
 # A file; a block device; an image; one that stands on another
 KINDS = ("raw", "device", "qcow2", "chain")
@@ -35,7 +36,7 @@ POWER_FILE_SYSTEMS = ("ext4", "xfs")
 SOON = ("asked", "completing", "finalizing")
 
 
-def all_cases():
+def all_cases(power):
     for activity, moments in ACTIVITIES.items():
         for moment in moments:
             for kind in KINDS:
@@ -45,6 +46,8 @@ def all_cases():
                     continue
                 if activity == "resize" and kind == "device":
                     continue
+                if activity == "end" and (kind not in IMAGES or power):
+                    continue  # there is no power to cut in the middle
                 yield kind, activity, moment
 
 
@@ -76,6 +79,7 @@ class Plan:
     clients: int = 0
     depth: int = 0
     hot: float = 0
+    calls: int = 0  # that write, until the daemon is killed while it ends
 
     @property
     def format(self):
@@ -105,14 +109,18 @@ def _image_options(rand):
 
 def make(seed, number, power=False):
     """The plan of a round; no two of a short run show the same"""
-    cases = list(all_cases())
+    cases = list(all_cases(power))
     random.Random(f"cases {seed}").shuffle(cases)
     rand = random.Random(f"{seed}/{number}/{power}")
     plan = Plan(seed, number, power)
     plan.kind, plan.activity, plan.moment = cases[number % len(cases)]
     plan.answers = rand.randrange(6) if plan.moment in SOON \
-        else rand.choice((0, rand.randrange(20), rand.randrange(200)))
+        else rand.choice((0, rand.randrange(20), rand.randrange(200),
+                          rand.randrange(200)))
     plan.before = rand.choice((0, rand.randrange(50), rand.randrange(400)))
+    if plan.moment == "writing":
+        # Clients wait then.
+        plan.before, plan.answers = 20 + rand.randrange(300), 0
     plan.where = rand.choice(FILE_SYSTEMS)
     if power:
         plan.where = rand.choice(POWER_FILE_SYSTEMS + ("btrfs",))
@@ -132,7 +140,7 @@ def make(seed, number, power=False):
         plan.image = _image_options(rand)
         plan.bitmaps = rand.choice((0, 1, 3)) \
             if plan.image[0] == "compat=1.1" else 0
-        if plan.activity == "bitmaps":
+        if plan.activity in ("bitmaps", "end"):
             plan.image = ("compat=1.1", *plan.image[1:])
             plan.bitmaps = plan.bitmaps or 2
         plan.compressed = rand.random() < 0.4
@@ -158,4 +166,5 @@ def make(seed, number, power=False):
     plan.clients = rand.choice((1, 2, 3, 4))
     plan.depth = rand.choice((1, 4, 16))
     plan.hot = rand.choice((0.2, 0.7))
+    plan.calls = rand.randrange(1, 20)
     return plan

@@ -69,6 +69,7 @@ class Round:
         self.daemon = CrashDaemon(words, self.socket)
         requests = self._crash(activities)
         check = Check(plan, disk, activities, requests, words, statistics)
+        check.was_killed = self.daemon.process.returncode != 0
         check.locks()
         check.offline()
         if set(os.listdir(self.folder)) - files:
@@ -107,9 +108,9 @@ class Round:
             load.wait_until_dead(20)
             daemon.process.send_signal(signal.SIGKILL)
         else:
-            load.call_after(plan.answers, lambda: daemon.process.send_signal(
-                signal.SIGKILL))
+            load.call_after(plan.answers, activities[0].kill)
         daemon.process.wait(iotests.TIMEOUT)
+        activities[0].finish()
         daemon.last_words()
         requests = load.end()
         if self.power:
@@ -129,7 +130,8 @@ class Round:
 
     def _count(self, requests):
         statistics = self.statistics
-        statistics["power cuts" if self.power else "kills"] += 1
+        statistics["power cuts" if self.power else
+                   "kills" if self.daemon.process.returncode else "ends"] += 1
         statistics["requests acknowledged"] += sum(
             r.end < crash_jobs.FOREVER for r in requests)
         statistics["requests in flight"] += sum(
