@@ -219,6 +219,13 @@ static void resize_device(Worker *w)
     bdrv_graph_unlock();
     shadow_note(o->shadow, w->number, OP_KIND_RESIZE, shadow_now(o->shadow),
                 edge, max - edge, 0);
+    /* The last block is zero up to the end: what may join it next time is not. */
+    edge = length - MIN(length, 64 * KIB);
+    if (random_one_in(&w->rand, 2) &&
+        blk_pwrite_zeroes(o->blk, edge, length - edge, 0) == 0) {
+        w->counts.ops[OP_KIND_ZERO]++;
+        shadow_set(o->shadow, edge, length - edge, VALUE_ZERO);
+    }
 }
 
 static void pause_all(Worker *w, bool last)
@@ -230,12 +237,12 @@ static void pause_all(Worker *w, bool last)
     if (!place_share_again(o->place, &err)) {
         oracle_fail(w, 0, "%s", err->message);
     }
-    if (o->c->place->device && random_one_in(&w->rand, 4) && !last) {
+    if (o->c->place->device && random_one_in(&w->rand, 2) && !last) {
         resize_device(w);
     }
     o->hot = random_below(&w->rand, blk_getlength(o->blk));
     o->hot -= o->hot % (64 * KIB);
-    o->zeroes = random_one_in(&w->rand, 2);
+    o->mood = random_below(&w->rand, MOODS);
 }
 
 /* ---- threads ------------------------------------------------------------ */
@@ -371,7 +378,7 @@ bool combination_run(const Combination *c, const Settings *settings,
     Random rand;
 
     random_seed(&rand, c->seed);
-    o.zeroes = random_one_in(&rand, 2);
+    o.mood = random_below(&rand, MOODS);
     length = disk_length(c) * 3 / 4;
     if (!c->place->device) {
         length += random_below(&rand, 4096);

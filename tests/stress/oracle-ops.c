@@ -16,6 +16,7 @@
 #define MAX_IOV 3
 /* requests that may be longer */
 #define LONG_ONE_IN 32
+#define LONG_READS_ONE_IN 8
 #define LONG_ZEROES_ONE_IN 4
 #define STRANGER_WRITES 8
 
@@ -321,7 +322,7 @@ static void do_stranger(Worker *w)
 
 static void do_read(Worker *w)
 {
-    Range r = pick_range(w, LONG_ONE_IN);
+    Range r = pick_range(w, LONG_READS_ONE_IN);
     int ret;
 
     if (r.bytes == 0) {
@@ -486,14 +487,27 @@ static OpKind pick_kind(Random *rand)
     return OP_KIND_READ;
 }
 
+/* As the times are */
+static OpKind change_kind(Worker *w, OpKind kind)
+{
+    if (w->o->mood == MOOD_ZEROES && kind == OP_KIND_WRITE &&
+        random_one_in(&w->rand, 2)) {
+        return OP_KIND_ZERO;
+    }
+    if (w->o->mood == MOOD_DATA &&
+        (kind == OP_KIND_ZERO || kind == OP_KIND_DISCARD) &&
+        !random_one_in(&w->rand, 32)) {
+        return OP_KIND_WRITE;
+    }
+    return kind;
+}
+
 void oracle_step(Worker *w)
 {
     OpKind kind = pick_kind(&w->rand);
 
     w->resizes = __atomic_load_n(&w->o->resizes, __ATOMIC_SEQ_CST);
-    if (kind == OP_KIND_WRITE && w->o->zeroes && random_one_in(&w->rand, 2)) {
-        kind = OP_KIND_ZERO;
-    }
+    kind = change_kind(w, kind);
     switch (kind) {
     case OP_KIND_WRITE:
     case OP_KIND_WRITE_ZEROES:

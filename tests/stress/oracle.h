@@ -55,6 +55,13 @@ typedef struct Counts {
     int64_t failures;
 } Counts;
 
+typedef enum Mood {
+    MOOD_EVEN,
+    MOOD_ZEROES, /* more zeroes than data */
+    MOOD_DATA,   /* hardly any zeroes */
+    MOODS,
+} Mood;
+
 typedef struct Worker Worker;
 
 /* One combination that is being run */
@@ -71,7 +78,7 @@ typedef struct Oracle {
     int side; /* the disk past the node, with O_DIRECT if that has it */
     int side_buffered; /* without */
     int64_t hot;       /* where many requests go; changes in pauses */
-    bool zeroes;       /* more zeroes than data; the same */
+    Mood mood;         /* changes in pauses, too */
     int resizes;       /* begun and ended; atomic */
     bool stop;         /* atomic */
     Mutex stranger_lock;
