@@ -160,6 +160,33 @@ class BadNbdClientsHarmNobody(unittest.TestCase):
         self.daemon.cmd("nbd-server-stop")
         deaf.sock.close()
 
+    def test_many_not_listening(self):
+        """All threads that help and most memory are with those who read
+        nothing: others are served, and whoever drains the disk gets it"""
+        deaf = [self.daemon.client(structured=i % 2) for i in range(40)]
+        for client in deaf:
+            for i in range(16):
+                client.send_request(nbd.CMD_READ, 0, SIZE)
+        deadline = time.monotonic() + iotests.TIMEOUT
+        while self.threads() < len(deaf) + HELPERS:
+            self.assertLess(time.monotonic(), deadline, self.threads())
+            time.sleep(0.02)
+        self.assertLess(self.status("VmRSS") * KiB, MEMORY)
+        for _ in range(20):
+            self.good_client_works()
+        with self.daemon.client(structured=False) as client:
+            self.assertEqual(client.pread(MiB, 8 * MiB), b"\x5a" * 8 * MiB)
+        self.daemon.start_mirror(path("copy"))
+        self.addCleanup(os.unlink, path("copy"))
+        self.daemon.wait_ready()
+        self.daemon.complete()
+        self.good_client_works()
+        self.daemon.cmd("block-export-del", id="export", mode="hard")
+        self.daemon.qmp.wait_event("BLOCK_EXPORT_DELETED", id="export")
+        self.daemon.cmd("blockdev-del", node_name="disk")
+        for client in deaf:
+            client.sock.close()
+
     def test_not_listening_at_the_end(self):
         deaf = self.daemon.client()
         for i in range(64):
