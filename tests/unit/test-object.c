@@ -3,6 +3,7 @@
 #include "unit-main.h"
 #include "util/error.h"
 #include "util/json-text.h"
+#include "util/limits.h"
 #include "util/object.h"
 
 static int alive;
@@ -111,6 +112,36 @@ START_TEST(test_add_and_del)
 }
 END_TEST
 
+START_TEST(test_limits)
+{
+    g_autoptr(GString) id = g_string_new("a");
+    GError *err = NULL;
+
+    /* Characters of two bytes: one is cut where it is shown, and stays text. */
+    while (id->len <= NAME_MAX_BYTES) {
+        g_string_append(id, "\303\244");
+    }
+    ck_assert(!add(&thing_type, id->str, 1, &err));
+    ck_assert(g_utf8_validate(err->message, -1, NULL));
+    says(&err, "...' is too long: 1025 bytes, at most 1023");
+    memset(id->str, 'a', id->len);
+    g_string_truncate(id, NAME_MAX_BYTES + 1);
+    ck_assert(!add(&thing_type, id->str, 1, &err));
+    says(&err, "1024 bytes");
+    g_string_truncate(id, NAME_MAX_BYTES);
+    ck_assert(add(&thing_type, id->str, 1, &err));
+
+    limits.objects = 2;
+    ck_assert(add(&thing_type, "t1", 1, &err));
+    ck_assert(!add(&thing_type, "t2", 1, &err));
+    says(&err, "Too many objects: there are 2, and may be 2 at most");
+    ck_assert_int_eq(alive, 2);
+    ck_assert(object_del("t1", &err));
+    ck_assert(add(&thing_type, "t2", 1, &err));
+    object_del_all();
+}
+END_TEST
+
 START_TEST(test_use)
 {
     GError *err = NULL;
@@ -192,6 +223,7 @@ int main(void)
     TCase *tc = tcase_create("object");
 
     tcase_add_test(tc, test_add_and_del);
+    tcase_add_test(tc, test_limits);
     tcase_add_test(tc, test_use);
     tcase_add_test(tc, test_properties);
     suite_add_tcase(s, tc);
