@@ -77,6 +77,27 @@ void status_map_forget_zeroes(StatusCache *c)
 
 /* ---- memory and size ---------------------------------------------------- */
 
+static bool is_uniform(const SparseBitmap *bitmap)
+{
+    uint64_t count = sparse_bitmap_count(bitmap);
+
+    return count == 0 || count == sparse_bitmap_size(bitmap);
+}
+
+/*
+ * Of what has no leaves, long parts that are all alike, the tree's inner nodes take
+ * memory, unless it is all of the disk.
+ */
+static void evict_rest(StatusCache *c)
+{
+    if (is_uniform(c->known) && is_uniform(c->zero)) {
+        return;
+    }
+    trace_status_evict(c, 0, c->length);
+    status_map_forget(c, 0, c->blocks);
+    c->stats.evictions++;
+}
+
 /* Rule 8: forget leaves, round and round the disk, until the limit is kept. */
 static void evict_leaves(StatusCache *c)
 {
@@ -96,6 +117,7 @@ static void evict_leaves(StatusCache *c)
         }
         if (!found) {
             if (wrapped) {
+                evict_rest(c);
                 break;
             }
             wrapped = true;
@@ -121,18 +143,22 @@ void status_map_evict_and_unlock(StatusCache *c)
     SparseBitmapGarbage *known = sparse_bitmap_take_garbage(c->known);
     SparseBitmapGarbage *zero = sparse_bitmap_take_garbage(c->zero);
     SparseBitmapGarbage *looked = sparse_bitmap_take_garbage(c->looked);
-    SparseBitmapGarbage *looks = NULL;
+    SparseBitmapGarbage *looks = NULL, *more_known = NULL, *more_zero = NULL;
 
     if (status_map_memory(c) > c->max_memory) {
         sparse_bitmap_clear(c->looked, 0, c->blocks);
         looks = sparse_bitmap_take_garbage(c->looked);
         evict_leaves(c);
+        more_known = sparse_bitmap_take_garbage(c->known);
+        more_zero = sparse_bitmap_take_garbage(c->zero);
     }
     mutex_unlock(&c->lock);
     sparse_bitmap_garbage_free(known);
     sparse_bitmap_garbage_free(zero);
     sparse_bitmap_garbage_free(looked);
     sparse_bitmap_garbage_free(looks);
+    sparse_bitmap_garbage_free(more_known);
+    sparse_bitmap_garbage_free(more_zero);
 }
 
 void status_map_set_length(StatusCache *c, int64_t length)

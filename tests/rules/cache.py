@@ -149,6 +149,8 @@ BREAKS = [
      '''    if (status_map_memory(c) > c->max_memory) {
         sparse''', '''    if (c) {
         sparse'''),
+    (CACHE_MAP, '8-nodes', 'inner nodes count for the memory limit',
+     '                evict_rest(c);\n', ''),
     (CACHE_INT, '8-limit', 'the memory limit is kept',
      '''memory > c->max_memory''', '''memory > c->max_memory * 64'''),
     (CACHE_READ, 'cut-zero', 'only zeroes are left out of a read',

@@ -17,7 +17,6 @@
 #define SIDE_ALIGN 4096
 #define MAP_ROWS 1000
 #define LIMIT 1600
-#define NODES 1800
 
 /* ---- claims ------------------------------------------------------------- */
 
@@ -225,8 +224,7 @@ static bool ask_inside(Worker *w, int64_t offset)
            status_cache_peek(o->cache, offset, 1, &pnum) != BLOCK_STATE_UNKNOWN;
 }
 
-/* Only what a cache takes that knows nothing may be more than the limit, and the
- * nodes above leaves, which stay where long parts are known. */
+/* Only what a cache takes that knows nothing may be more than the limit. */
 static void check_limit(Worker *w)
 {
     Oracle *o = w->o;
@@ -234,7 +232,7 @@ static void check_limit(Worker *w)
 
     status_cache_set_max_memory(o->cache, LIMIT);
     status_cache_get_stats(o->cache, &s);
-    if (s.memory > MAX(LIMIT, o->least_memory) + NODES) {
+    if (s.memory > MAX(LIMIT, o->least_memory)) {
         oracle_fail(w, 0,
                     "counters: the cache takes %" PRIu64
                     " bytes, but the limit is %d",

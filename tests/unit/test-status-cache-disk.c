@@ -277,6 +277,32 @@ static uint64_t fill_two_leaves(uint64_t limit)
     return s.memory;
 }
 
+/* Long parts that are all alike have no leaves, but the nodes above them */
+START_TEST(memory_limit_counts_inner_nodes)
+{
+    const uint64_t limit = 16 * KIB;
+    StatusCacheStats s;
+    int64_t i;
+
+    status_cache_unref(cache);
+    cache = new_cache(64 * 64 * LEAF, limit, STATUS_CACHE_ON);
+    for (i = 0; i < 64 * 64; i += 2) {
+        do_zero(i * LEAF, LEAF);
+        do_write((i + 1) * LEAF, LEAF);
+    }
+    status_cache_get_stats(cache, &s);
+    ck_assert_uint_le(s.memory, limit);
+    ck_assert_uint_gt(s.evictions, 0);
+    /* one that is all alike stays, whatever the limit */
+    status_cache_unref(cache);
+    cache = new_cache(64 * 64 * LEAF, 1, STATUS_CACHE_ON);
+    do_zero(0, 64 * 64 * LEAF);
+    ck_assert_int_eq(at(LEAF), BLOCK_STATE_ZERO);
+    do_write(LEAF, LEAF);
+    assert_unknown(0);
+}
+END_TEST
+
 START_TEST(what_is_given_back_evicts_nothing)
 {
     uint64_t limit = fill_two_leaves(0);
@@ -418,6 +444,7 @@ int main(void)
     tcase_add_test(tc, many_zero_runs_are_forgotten_too);
     tcase_add_test(tc, off_remembers_nothing);
     tcase_add_test(tc, memory_limit_is_kept);
+    tcase_add_test(tc, memory_limit_counts_inner_nodes);
     tcase_add_test(tc, what_is_given_back_evicts_nothing);
     tcase_add_test(tc, lookup_tells_how_far);
     tcase_add_test(tc, bytes_end_with_the_disk);
