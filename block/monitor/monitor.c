@@ -29,6 +29,7 @@
 #include "util/fdset.h"
 #include "util/json-framer.h"
 #include "util/keyval.h"
+#include "util/limits.h"
 
 typedef struct Monitor Monitor;
 
@@ -165,9 +166,20 @@ static void request_run(void *opaque)
     main_post(request_done, req);
 }
 
+/* If something hangs, clients may come, ask and leave again and again. */
+static void refuse_if_too_many(QmpRequest *req)
+{
+    if (req->cmd && req->cmd->thread != QMP_MAIN &&
+        !limit_allows(commands, MONITOR_RUNNING_MAX, "commands under way",
+                      &req->err)) {
+        req->cmd = NULL;
+    }
+}
+
 static void session_execute(Session *session, QmpRequest *req)
 {
     qmp_request_resolve(req, &session->caps);
+    refuse_if_too_many(req);
     req->owner = session;
     req->pretty = session->mon && session->mon->pretty;
     commands++;

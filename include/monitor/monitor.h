@@ -19,6 +19,9 @@
 #define MONITOR_OUTPUT_MAX (4 * 1024 * 1024)
 /* Commands of one client that may wait for the one that runs; as in QEMU */
 #define MONITOR_QUEUE_MAX 8
+/* Commands of all clients together, those that have left included, that run or
+ * wait for another that runs */
+#define MONITOR_RUNNING_MAX 256
 /* Bytes of one command */
 #define MONITOR_COMMAND_MAX (1024 * 1024)
 

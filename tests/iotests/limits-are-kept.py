@@ -3,6 +3,7 @@
 """Of everything there may be so much and no more. Who wants more is told the
 limit, everybody else is served as before, and what is given back can be had."""
 
+import json
 import os
 import resource
 import signal
@@ -175,6 +176,39 @@ class Threads(unittest.TestCase):
         daemon.process.send_signal(signal.SIGTERM)
         self.assertEqual(daemon.process.wait(iotests.TIMEOUT), 0)
         self.assertRegex(daemon.stderr(), "Failed to start a thread")
+
+
+class Commands(unittest.TestCase):
+    def test_while_one_hangs(self):
+        """Clients come, ask, and leave again"""
+        limit = limits.documented(
+            "commands of all clients that have not ended")
+        where, image = path("second"), disk.sparse(path("image"), MiB)
+        self.addCleanup(os.unlink, image)
+        with iotests.Daemon(*iotests.second_monitor(where)) as daemon, \
+                daemon.hang("openat", image) as hung:
+            for i in range(limit):
+                with iotests.connect_monitor(where) as client:
+                    driver = {"driver": "null-co"} if i else {
+                        "driver": "file", "filename": image}
+                    client.send_raw(json.dumps({
+                        "execute": "blockdev-add", "arguments": {
+                            **driver, "node-name": f"n{i}"}}).encode())
+            hung.wait_for(image)
+            add = {"driver": "null-co", "node-name": "more"}
+            # The next on this socket comes when those before were heard.
+            with iotests.connect_monitor(where) as client, \
+                    self.assertRaisesRegex(
+                        QMPError, f"Too many commands under way: there are "
+                                  f"{limit}, and may be {limit} at most"):
+                client.cmd("blockdev-add", add)
+            self.assertEqual(daemon.cmd("query-named-block-nodes"), [])
+            hung.let_go()
+            deadline = time.monotonic() + iotests.TIMEOUT
+            while len(daemon.cmd("query-named-block-nodes")) < limit:
+                self.assertLess(time.monotonic(), deadline)
+                time.sleep(0.02)
+            daemon.cmd("blockdev-add", add)
 
 
 class Events(unittest.TestCase):
