@@ -164,6 +164,7 @@ static void setup(void)
 
 static void teardown(void)
 {
+    job_cancel_all_sync(); /* and their threads have ended */
     harness_stop();
     g_remove(path);
     g_free(path);
