@@ -4,6 +4,7 @@
  * thread, told to the status cache (rules 1 and 6 of status-cache.c).
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -128,9 +129,13 @@ int file_preadv(BlockDriverState *bs, int64_t offset, int64_t bytes,
                 const struct iovec *iov, int niov, int flags)
 {
     FileState *s = bs->opaque;
+    int ret =
+        status_read(&s->reader, bs, offset, bytes, iov, niov, flags, do_read);
 
-    return status_read(&s->reader, bs, offset, bytes, iov, niov, flags,
-                       do_read);
+    if ((flags & BDRV_REQ_ONCE) && !s->direct) {
+        posix_fadvise(s->fd, offset, bytes, POSIX_FADV_DONTNEED);
+    }
+    return ret;
 }
 
 /* ---- writes ------------------------------------------------------------- */

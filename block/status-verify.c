@@ -10,6 +10,10 @@
  * been told what was there, so that it is the same cache, and the same disk. What
  * guests do to that range meanwhile taints it (rule 11 of status-cache.c).
  *
+ * What it reads is not left in the page cache: of what is known to be zero nobody
+ * needs the pages, and of a part that is preallocated a probe could not tell any more
+ * that it is zero, as long as they are there.
+ *
  * At the first lie the cache is distrusted, and so there is nothing left that it
  * calls zero: the job tells all lies of that request and fails.
  */
@@ -161,7 +165,8 @@ static int verify_next(VerifyJob *s)
     }
     job_ratelimit_charge(s->job, p.bytes);
     iov.iov_len = p.bytes;
-    ret = bdrv_preadv(s->bs, p.start, p.bytes, &iov, 1, BDRV_REQ_CUT);
+    ret = bdrv_preadv(s->bs, p.start, p.bytes, &iov, 1,
+                      BDRV_REQ_CUT | BDRV_REQ_ONCE);
     if (ret == 0) {
         look(s, &p, status_cache_granularity(cache));
     }

@@ -55,6 +55,7 @@ enum {
      * that cannot (bdrv_can_compress()).
      */
     BDRV_REQ_WRITE_COMPRESSED = 0x10,
+    BDRV_REQ_ONCE = 0x20, /* read: it need not be cached */
 };
 
 /* Block status, as QEMU's */

@@ -67,8 +67,8 @@ class ZeroesAreVerified(unittest.TestCase):
             if os.path.exists(path(name)):
                 os.unlink(path(name))
 
-    def assert_caught(self, daemon, event, offset=LIE // 4096 * 4096,
-                      length=4096, node="disk"):
+    def assert_caught(self, daemon, event, offset=LIE, length=4096,
+                      node="disk"):
         self.assertEqual(
             event["error"],
             f"Node '{node}' has data where its status cache knew zeroes: "
@@ -248,7 +248,7 @@ class ZeroesAreVerified(unittest.TestCase):
             daemon.verify()
         with open(log, encoding="ascii") as file:
             (line,) = file
-        self.assertIn(f":status_mismatch node disk offset {LIE // 4096 * 4096} "
+        self.assertIn(f":status_mismatch node disk offset {LIE} "
                       "bytes 4096\n", line)
         os.unlink(log)
 
@@ -268,6 +268,31 @@ class OfDevices(unittest.TestCase):
                     self.assertEqual(daemon.mismatches(), [(1114112, 4096)])
                     self.assertEqual(client.pread(MiB + 64 * KiB + 10, 4),
                                      b"lies")
+        os.unlink(image)
+
+
+class OfServers(unittest.TestCase):
+    def test_servers(self):
+        """What a server has told, and what it reads"""
+        image = disk.alternating(path("image"), SIZE, PART, PART)
+        with disk.DiskDaemon(image, ",status-cache=off") as server, \
+                VerifyDaemon(image, ",read-only=on", writable="off", extra=(
+                    "--blockdev", "nbd,node-name=remote,status-cache=on,"
+                    "export=disk,server.type=unix,server.path="
+                    f"{server.nbd_path}")) as daemon:
+            daemon.map("remote")
+            event = daemon.verify("remote")
+            self.assertNotIn("error", event)
+            self.assertEqual(event["len"], SIZE // 2)
+            write_behind_its_back(image, LIE)
+            self.assertIn(f"4096 bytes at offset {LIE}",
+                          daemon.verify("remote")["error"])
+            self.assertEqual(daemon.mismatches(), [(LIE, 4096)])
+            stats = daemon.cache("remote")
+            self.assertEqual((stats["mode"], stats["distrusted"]),
+                             ("data-only", True))
+            # Of the file nobody has complained.
+            self.assertFalse(daemon.cache("disk")["distrusted"])
         os.unlink(image)
 
 
@@ -386,7 +411,22 @@ class UnderLoad(unittest.TestCase):
         os.unlink(image)
         os.unlink(log)
 
+    def check_preallocated(self, folder):
+        """What was read fills no page cache, nor keeps others from knowing that
+        it is zero"""
+        image = disk.sparse(os.path.join(folder, "image"), SIZE)
+        run("fallocate", "-l", SIZE, image)
+        for _ in range(2):
+            with VerifyDaemon(image) as daemon:
+                daemon.map()
+                self.assertEqual(daemon.verify()["len"], SIZE)
+            pages = run("fincore", "-n", "-b", "-o", "RES", image).stdout
+            self.assertLess(int(pages), SIZE // 16)
+        os.unlink(image)
+
     def on(self, kind, size):
+        with iotests.file_system(kind, size) as folder:
+            self.check_preallocated(folder)
         for options in ("", ",cache.direct=on"):
             with iotests.file_system(kind, size) as folder:
                 self.load(folder, options)

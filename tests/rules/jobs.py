@@ -204,12 +204,14 @@ BREAKS = [
     (JOB_VERBS, 'job-resume-pending', 'a job stopped in its last work goes on',
      'ALIVE | BIT_OF(PENDING) },\n    [VERB_SET', 'ALIVE },\n    [VERB_SET'),
     (VERIFY, 'verify-cut', 'a verification reads what is known to be zero',
-     '&iov, 1, BDRV_REQ_CUT);', '&iov, 1, 0);'),
+     'BDRV_REQ_CUT | BDRV_REQ_ONCE', 'BDRV_REQ_ONCE'),
     (VERIFY, 'verify-first', 'it is registered before it reads',
-     '''&iov, 1, BDRV_REQ_CUT);\n''', '''&iov, 1, BDRV_REQ_CUT);
+     '''BDRV_REQ_CUT | BDRV_REQ_ONCE);\n''', '''BDRV_REQ_CUT | BDRV_REQ_ONCE);
     status_cache_verify_end(cache, &op, 0, NULL, 0, NULL, 0);
     status_cache_verify_begin(cache, &op, p.start, p.bytes, &p.start,
                               &p.bytes);\n'''),
+    (VERIFY, 'verify-once', 'what it reads does not stay in the page cache',
+     'BDRV_REQ_CUT | BDRV_REQ_ONCE', 'BDRV_REQ_CUT'),
     (VERIFY, 'verify-gate', 'it is inside the gate',
      '''(ret = blk_enter(s->blk)) == 0) {
             job_set_busy(job, true);

@@ -27,7 +27,8 @@ static bool zeroing_lies; /* FALLOC_FL_ZERO_RANGE does nothing, successfully */
 static Mutex lock = MUTEX_INIT;
 static Cond changed;
 static int reads;
-static int64_t bytes_read, longest_read, first_read, end_of_reads;
+static int64_t bytes_read, bytes_dropped, longest_read, first_read,
+    end_of_reads;
 static bool held, let_go;
 
 /* Before test has begun the job, and before each of its reads; by number */
@@ -42,6 +43,8 @@ ssize_t __real_preadv64v2(int fd, const struct iovec *iov, int niov,
                           off_t offset, int flags);
 ssize_t __wrap_preadv64v2(int fd, const struct iovec *iov, int niov,
                           off_t offset, int flags);
+int __real_posix_fadvise64(int fd, off_t offset, off_t bytes, int advice);
+int __wrap_posix_fadvise64(int fd, off_t offset, off_t bytes, int advice);
 int __real_fallocate64(int fd, int mode, off_t offset, off_t bytes);
 int __wrap_fallocate64(int fd, int mode, off_t offset, off_t bytes);
 
@@ -115,6 +118,17 @@ ssize_t __wrap_preadv64v2(int fd, const struct iovec *iov, int niov,
         plan.after();
     }
     return n;
+}
+
+int __wrap_posix_fadvise64(int fd, off_t offset, off_t bytes, int advice)
+{
+    if (advice == POSIX_FADV_DONTNEED) {
+        MUTEX_GUARD(&lock);
+
+        ck_assert_int_eq(offset + bytes, end_of_reads);
+        bytes_dropped += bytes;
+    }
+    return __real_posix_fadvise64(fd, offset, bytes, advice);
 }
 
 int __wrap_fallocate64(int fd, int mode, off_t offset, off_t bytes)
@@ -262,7 +276,8 @@ START_TEST(test_zeroes_are_read)
     ck_assert_int_eq(event_int("v:COMPLETED", "len"), LENGTH - MIB - 64 * KIB);
     ck_assert_int_eq(event_int("v:COMPLETED", "offset"),
                      LENGTH - MIB - 64 * KIB);
-    /* That was nobody's read. */
+    /* That was nobody's read, and nobody will read it again. */
+    ck_assert_int_eq(bytes_dropped, bytes_read);
     ck_assert_uint_eq(stats().bytes_not_read, 0);
 }
 END_TEST
