@@ -353,6 +353,17 @@ static void run_threads(Oracle *o, Counts *counts)
     }
 }
 
+/* Old kernels have no O_DIRECT on a tmpfs. */
+static bool has_direct(const Place *place)
+{
+    int fd = open(place_disk(place), O_RDONLY | O_CLOEXEC | O_DIRECT);
+
+    if (fd >= 0) {
+        close(fd);
+    }
+    return fd >= 0 || errno != EINVAL;
+}
+
 /* ---- all of it ---------------------------------------------------------- */
 
 /* Longer where the map has more than one leaf for it */
@@ -387,9 +398,13 @@ bool combination_run(const Combination *c, const Settings *settings,
     mutex_init(&o.failure_lock);
     pthread_barrier_init(&o.barrier, NULL, settings->threads);
     memset(counts, 0, sizeof(*counts));
-    if (place_make_disk(place, length, o.shadow, &rand, &err) &&
-        open_all(&o, &err)) {
-        run_threads(&o, counts);
+    if (place_make_disk(place, length, o.shadow, &rand, &err)) {
+        if (c->direct && !has_direct(place)) {
+            fprintf(stderr, "status-oracle: no O_DIRECT on %s\n",
+                    c->place->name);
+        } else if (open_all(&o, &err)) {
+            run_threads(&o, counts);
+        }
     }
     close_all(&o);
     place_remove_disk(place);

@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <sched.h>
 #include <string.h>
+#include <sys/utsname.h>
 #include <unistd.h>
 
 #include "oracle.h"
@@ -151,6 +152,23 @@ static void do_write(Worker *w, OpKind kind)
     shadow_end(o->shadow, w->number, attempt_end(w, kind, r, ret, false), ret);
 }
 
+/*
+ * Before Linux 6.15 a buffered write to a device may bring back the rest of its
+ * page, which is zeroed meanwhile (host-device.c).
+ */
+static Effect zero_effect(const Combination *c)
+{
+    struct utsname name;
+    int major = 0, minor = 0;
+
+    if (c->place->device && !c->direct && uname(&name) == 0 &&
+        sscanf(name.release, "%d.%d", &major, &minor) == 2 &&
+        (major < 6 || (major == 6 && minor < 15))) {
+        return EFFECT_MAY_ZERO;
+    }
+    return EFFECT_ZERO;
+}
+
 static void do_zero(Worker *w)
 {
     static const int flags[] = {
@@ -168,8 +186,8 @@ static void do_zero(Worker *w)
     if (r.bytes == 0) {
         return;
     }
-    shadow_begin(w->o->shadow, w->number, OP_KIND_ZERO, EFFECT_ZERO, r.offset,
-                 r.bytes, VALUE_ZERO);
+    shadow_begin(w->o->shadow, w->number, OP_KIND_ZERO, zero_effect(w->o->c),
+                 r.offset, r.bytes, VALUE_ZERO);
     attempt_begin(w);
     ret = blk_pwrite_zeroes(w->o->blk, r.offset, r.bytes, f);
     shadow_end(w->o->shadow, w->number,
