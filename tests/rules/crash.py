@@ -33,7 +33,7 @@ BREAKS = [
     (RESIZE, 'rule-4', 'an L1 table that moved is there before the header has it',
      '''    ret = write_l1(s, l1, entries, offset);
     if (ret == 0) {''', '''    ret = 0;
-    if (ret == 0) {''', []),
+    if (ret == 0) {''', ['--activity', 'resize']),
     (BITMAPS, 'in-use', 'bitmaps are marked as in use in the image',
      '''    ret = qcow2_write_file(s, s->bitmaps_offset, out->len, out->data);
     return ret < 0 ? ret : qcow2_flush_file(s);

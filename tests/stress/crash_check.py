@@ -19,6 +19,7 @@ class CrashDaemon(iotests.Daemon):
 
     def __init__(self, words, socket):
         self.socket = socket
+        self.end_clock = float("inf")  # what came after that does not count
         self._replied = None
         super().__init__(*words)
 
@@ -55,7 +56,10 @@ class CrashDaemon(iotests.Daemon):
     def completed(self, job_id):
         return any(event["event"] == "BLOCK_JOB_COMPLETED" and
                    event["data"]["device"] == job_id and
-                   "error" not in event["data"] for event in self.qmp.events)
+                   "error" not in event["data"] and
+                   event["timestamp"]["seconds"] +
+                   event["timestamp"]["microseconds"] / 1e6 < self.end_clock
+                   for event in self.qmp.events)
 
     def failures(self):
         """What it said went wrong"""
@@ -338,11 +342,7 @@ class Check:
         self._ended(socket)
 
     def repair(self, socket):
-        """What has leaked can be mended, and from then on nothing leaks
-
-        It may have become more since the crash, without anybody's doing: what was
-        to be behind the file's end is only seen when the file gets there.
-        """
+        """What has leaked can be mended, and from then on nothing leaks"""
         for name in self.images():
             crash_disk.check_image(name)
             crash_disk.repair_image(name)

@@ -9,7 +9,7 @@ import random
 
 import iotests
 from crash_truth import SECTOR, Wrong, stamped
-from iotests import IMG, KiB, path, qemu_img, run
+from iotests import IMG, KiB, MiB, path, qemu_img, run
 
 
 def read(filename):
@@ -190,7 +190,12 @@ def check_image(filename, statistics=None):
 
 
 def repair_image(filename):
-    """Leaks can be mended, and then there is nothing left to find"""
+    """Leaks can be mended, and then there is nothing left to find
+
+    Refcounts behind the file's end are not looked at, so that what was to be there
+    would only be seen as leaked when the file gets there: make it longer.
+    """
+    os.truncate(filename, os.path.getsize(filename) + 64 * MiB)
     qemu_img("check", "-q", "-f", "qcow2", "-r", "all", filename)
     for program in ("qemu-img", IMG):
         run(program, "check", "-q", "-f", "qcow2", filename)

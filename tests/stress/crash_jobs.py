@@ -59,7 +59,8 @@ class Activity:
     def wait(self, name, **data):
         """Wait for an event, the clients going on meanwhile"""
         self.load.allow(MEANWHILE)
-        return self.daemon.qmp.wait_event(name, **data)
+        event = self.daemon.qmp.wait_event(name, **data)
+        self.daemon.qmp.events.append(event)  # completed() looks for it
 
     def kill(self):
         """The end of the daemon"""

@@ -22,7 +22,9 @@ import os
 import random
 import struct
 import threading
+import time
 
+from crash_truth import now
 from iotests import KiB, MiB, path, run
 
 FS_IOC_SHUTDOWN = 0x8004587D
@@ -82,6 +84,7 @@ class PowerFileSystem:
             image = os.path.join(mount_point, "inner.img")
         self.folder = self.levels[-1].folder
         self.cut_off = threading.Event()
+        self.cut_at = self.cut_at_clock = None
 
     def sync(self):
         """What there is is not what may be lost"""
@@ -89,7 +92,9 @@ class PowerFileSystem:
             sync_file_system(level.folder)
 
     def cut(self):
-        """The power is gone"""
+        """The power is gone: nothing is acknowledged from now on, whatever the
+        kernel says"""
+        self.cut_at, self.cut_at_clock = now(), time.time()
         fd = os.open(self.levels[0].folder, os.O_RDONLY)
         try:
             fcntl.ioctl(fd, FS_IOC_SHUTDOWN, struct.pack("I", NO_LOG_FLUSH))

@@ -11,7 +11,7 @@ import crash_power
 import iotests
 from crash_check import Check, CrashDaemon, stock_restarts
 from crash_load import Load
-from crash_truth import SECTOR, Wrong
+from crash_truth import FOREVER, SECTOR, Wrong
 from iotests import MiB, path
 
 
@@ -115,6 +115,7 @@ class Round:
         requests = load.end()
         if self.power:
             disturber.join()
+            self._forget_late(requests)
         else:
             load.raise_errors()
             if daemon.failures() or daemon.stderr():
@@ -127,6 +128,15 @@ class Round:
             self.power.recover()
             self.disk.attach()
         return requests + [r for a in activities for r in a.extra]
+
+    def _forget_late(self, requests):
+        """What came after the power was gone did not come. XFS may say for a
+        moment that data is stable that it has just dropped."""
+        self.daemon.end_clock = self.power.cut_at_clock
+        for request in requests:
+            if request.end >= self.power.cut_at:
+                self.statistics["late answers"] += request.end < FOREVER
+                request.end = FOREVER
 
     def _count(self, requests):
         statistics = self.statistics
