@@ -146,6 +146,9 @@ int file_preadv(BlockDriverState *bs, int64_t offset, int64_t bytes,
 int file_pwritev(BlockDriverState *bs, int64_t offset, int64_t bytes,
                  const struct iovec *iov, int niov, int flags);
 int file_flush(BlockDriverState *bs);
+/* Writeback has failed, and whoever learned it was no flush: none succeeds from now
+ * on (rule 6). */
+void file_flush_failed(FileState *s);
 
 /* file-zero.c */
 int file_pwrite_zeroes(BlockDriverState *bs, int64_t offset, int64_t bytes,

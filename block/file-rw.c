@@ -254,6 +254,13 @@ static int run_flush(FileState *s)
     return ret;
 }
 
+void file_flush_failed(FileState *s)
+{
+    status_cache_flush_failed(s->cache);
+    MUTEX_GUARD(&s->flush_lock);
+    s->flush_failed = true;
+}
+
 /*
  * One flush at a time: the kernel reports a failed writeback to one caller only,
  * and all must hear of it. Who comes while one runs shares the next with the

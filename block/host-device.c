@@ -64,6 +64,11 @@ static bool measure(BlockDriverState *bs, const struct stat *st,
         return false;
     }
     end = lseek(s->fd, 0, SEEK_END);
+    if (end < 0) {
+        error_setg_errno(errp, errno, "Could not find the end of '%s'",
+                         s->filename);
+        return false;
+    }
     if (size > INT64_MAX || end != (int64_t)size) {
         error_setg(errp,
                    "Could not get the size of '%s': it is %" PRIu64
@@ -143,7 +148,7 @@ static int range_ioctl(FileState *s, unsigned long request, unsigned flag,
 }
 
 /* Write to the device what the kernel has cached of the range. If that fails,
- * or failed lately, it is rule 6. */
+ * or failed lately, it is rule 6: a passed description has but one report of it. */
 static int write_back(FileState *s, int64_t offset, int64_t bytes)
 {
     int r;
@@ -156,7 +161,7 @@ static int write_back(FileState *s, int64_t offset, int64_t bytes)
     } while (r < 0 && errno == EINTR);
     if (r < 0) {
         r = -errno;
-        status_cache_flush_failed(s->cache);
+        file_flush_failed(s);
     }
     return r;
 }

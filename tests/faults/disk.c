@@ -11,13 +11,34 @@ Disk disk;
 
 /* ---- the file ----------------------------------------------------------- */
 
-static void fill(int fd, int64_t offset, int64_t bytes, int value)
+static void fill(const char *path, int flags, int64_t offset, int64_t bytes,
+                 int value)
 {
-    g_autofree char *buf = g_malloc(bytes);
+    static char buf[64 * KIB] __attribute__((aligned(4096)));
+    int fd = open(path, O_RDWR | O_CLOEXEC | flags);
 
+    g_assert(bytes <= (int64_t)sizeof(buf));
+    if (fd < 0) {
+        fd = open(path, O_RDWR | O_CLOEXEC); /* no direct I/O here */
+    }
     memset(buf, value, bytes);
     REQUIRE(pwrite(fd, buf, bytes, offset) == bytes);
+    close(fd);
     model_set(disk.model, offset, bytes, value);
+}
+
+void disk_fill(const char *path)
+{
+    int fd;
+
+    fill(path, 0, 0, 32 * KIB, 1);
+    fill(path, O_DIRECT, 48 * KIB, 4 * KIB, 2);
+    fill(path, O_DIRECT, 64 * KIB, 64 * KIB, 3);
+    fd = open(path, O_RDWR | O_CLOEXEC);
+    if (fallocate(fd, 0, 160 * KIB, 32 * KIB) == 0) {
+        fill(path, 0, 176 * KIB, 4 * KIB, 4);
+    }
+    close(fd);
 }
 
 void disk_make(int64_t length)
@@ -28,12 +49,22 @@ void disk_make(int64_t length)
     disk.model = model_new(length, MAX_LENGTH);
     fd = open(disk.path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
     REQUIRE(fd >= 0 && ftruncate(fd, length) == 0);
-    if (length >= LENGTH) {
-        fill(fd, 0, 32 * KIB, 1);
-        fill(fd, 48 * KIB, 4 * KIB, 2);
-        fill(fd, 64 * KIB, 64 * KIB, 3);
-    }
     close(fd);
+    if (length >= LENGTH) {
+        disk_fill(disk.path);
+    }
+}
+
+void disk_make_on(const char *device)
+{
+    g_autofree char *zeroes = g_malloc0(LENGTH);
+    int fd = open(device, O_RDWR | O_CLOEXEC);
+
+    disk = (Disk){ .path = g_strdup(device) };
+    disk.model = model_new(LENGTH, MAX_LENGTH);
+    REQUIRE(fd >= 0 && pwrite(fd, zeroes, LENGTH, 0) == LENGTH);
+    close(fd);
+    disk_fill(device);
 }
 
 void disk_use(const char *options, bool raw)
@@ -70,8 +101,8 @@ void disk_drop(void)
     struct stat st;
 
     g_assert(!disk.blk);
+    check_unlocked();
     if (stat(disk.path, &st) == 0 && S_ISREG(st.st_mode)) {
-        check_unlocked();
         g_remove(disk.path);
     }
     g_free(disk.path);
@@ -333,12 +364,16 @@ void disk_read(int64_t offset, int64_t bytes)
     model_check_part(disk.model, offset, bytes, data, "the reader");
 }
 
-/* The disk may have grown, and need not have grown to where it should. */
+/* The disk may have grown, and need not have grown to where it should: but not
+ * beyond what there is. */
 static void grow_in_part(int64_t from, int64_t to)
 {
     int64_t length = blk_getlength(disk.blk);
+    struct stat st;
 
     REQUIRE(from <= length && length <= to);
+    REQUIRE(stat(disk.path, &st) == 0);
+    REQUIRE(length == from || !disk.raw || length <= st.st_size);
     disk.model->length = length;
 }
 

@@ -30,11 +30,15 @@ typedef struct Disk {
 extern Disk disk;
 
 /*
- * The file "disk" in the scenario's directory: of @length bytes, data in its
- * first half but for two holes, the second half a hole; and what disk_open() is to
- * open.
+ * The file "disk" in the scenario's directory: of @length bytes, with data in the page
+ * cache and data that is not there, holes, and a preallocated part with some data in
+ * the page cache; and what disk_open() is to open.
  */
 void disk_make(int64_t length);
+/* The same on a device of LENGTH bytes, which stays */
+void disk_make_on(const char *device);
+/* The same contents for another file, which is zero */
+void disk_fill(const char *path);
 /* "driver":"file" with these further options; or what is to stand above it */
 void disk_use_file(const char *options);
 void disk_use(const char *options, bool raw);

@@ -246,7 +246,8 @@ Verdict plan_verdict(const Fault *f)
     bool counts = is_one_of(f->call.name, names) ||
                   !strcmp(f->call.detail, "BLKZEROOUT") ||
                   !strcmp(f->call.detail, "BLKDISCARD");
-    bool asks = !strcmp(f->call.name, "lseek64") ||
+    bool asks = !strcmp(f->call.detail, "SEEK_DATA") ||
+                !strcmp(f->call.detail, "SEEK_HOLE") ||
                 !strcmp(f->call.detail, "FS_IOC_FIEMAP") ||
                 !strcmp(f->call.detail, "F_OFD_SETLK") ||
                 !strcmp(f->call.name, "dup3");

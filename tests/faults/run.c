@@ -267,6 +267,9 @@ static void ignore(const char *domain, GLogLevelFlags level,
 static void child(char **given, int skip)
 {
     g_log_set_default_handler(ignore, NULL);
+    if (current->prepare) {
+        current->prepare();
+    }
     if (given && given[0]) {
         run_given(given);
     } else {

@@ -17,6 +17,8 @@ typedef struct Scenario {
     const char *name;
     void (*func)(void);
     bool root; /* needs to be root */
+    /* Before the first run, in the process that makes all of them; may be NULL */
+    void (*prepare)(void);
 } Scenario;
 
 /* main() of a program of scenarios; NULL name at the end */
@@ -24,9 +26,6 @@ int run_main(int argc, char **argv, const Scenario *scenarios);
 
 /* The directory that is there for the scenario, on the file system under test */
 extern const char *run_dir;
-/* Each program may say what is to be so at the end of each run, besides what is
- * looked at for all: descriptors, nodes, jobs. */
-
 /* The run has failed: says so, and ends the process. */
 G_NORETURN void run_fail(const char *fmt, ...) G_GNUC_PRINTF(1, 2);
 #define REQUIRE(condition)                                                     \

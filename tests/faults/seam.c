@@ -60,6 +60,13 @@ void seam_shut(void)
     set_opened(false);
 }
 
+bool seam_is_open(void)
+{
+    MUTEX_GUARD(&lock);
+
+    return opened;
+}
+
 int seam_hits(void)
 {
     MUTEX_GUARD(&lock);

@@ -52,6 +52,7 @@ void seam_reset(const Fault *faults, int n);
 /* From open to shut calls are counted. */
 void seam_open(void);
 void seam_shut(void);
+bool seam_is_open(void);
 /* Faults that have come so far; and the one @i of them */
 int seam_hits(void);
 const Fault *seam_hit(int i);
