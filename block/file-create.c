@@ -37,6 +37,7 @@ static int write_zeroes(int fd, int64_t length, const BdrvStop *stop)
 {
     g_autofree char *buf = g_malloc0(FULL_CHUNK);
     int64_t done = 0;
+    int ret;
 
     while (done < length) {
         ssize_t n;
@@ -48,9 +49,25 @@ static int write_zeroes(int fd, int64_t length, const BdrvStop *stop)
         if (n < 0 && errno != EINTR) {
             return -errno;
         }
+        if (n == 0) {
+            return -EIO;
+        }
         done += MAX(n, 0);
     }
-    return fsync(fd) < 0 ? -errno : 0;
+    do {
+        ret = fsync(fd) < 0 ? -errno : 0;
+    } while (ret == -EINTR);
+    return ret;
+}
+
+static int set_length(int fd, int64_t length)
+{
+    int ret;
+
+    do {
+        ret = ftruncate(fd, length) < 0 ? -errno : 0;
+    } while (ret == -EINTR);
+    return ret;
 }
 
 static int preallocate(int fd, int64_t length, BdrvPrealloc prealloc,
@@ -72,10 +89,13 @@ static int preallocate(int fd, int64_t length, BdrvPrealloc prealloc,
 static int fill_file(int fd, const char *filename, int64_t length,
                      BdrvPrealloc prealloc, const BdrvStop *stop, GError **errp)
 {
-    int ret;
+    int ret = set_length(fd, 0);
+    int emptied;
 
-    if (ftruncate(fd, 0) < 0 || ftruncate(fd, length) < 0) {
-        ret = -errno;
+    if (ret == 0) {
+        ret = set_length(fd, length);
+    }
+    if (ret < 0) {
         error_setg_errno(errp, -ret, "Could not resize '%s' to %" PRId64,
                          filename, length);
         return ret;
@@ -86,8 +106,10 @@ static int fill_file(int fd, const char *filename, int64_t length,
                          "Could not preallocate %" PRId64 " bytes for '%s'",
                          length, filename);
         /* Give back what was allocated so far. */
-        if (ftruncate(fd, 0) < 0) {
-            g_warning("Could not empty '%s': %s", filename, g_strerror(errno));
+        emptied = set_length(fd, 0);
+        if (emptied < 0) {
+            g_warning("Could not empty '%s': %s", filename,
+                      g_strerror(-emptied));
         }
     }
     return ret;

@@ -15,6 +15,7 @@ Model *model_new(int64_t length, int64_t max)
     m->max = max;
     m->data = g_malloc0(max);
     m->may = g_new(uint64_t, max);
+    m->since = g_new(uint64_t, max);
     m->length = length;
     return m;
 }
@@ -23,6 +24,7 @@ void model_free(Model *m)
 {
     g_free(m->data);
     g_free(m->may);
+    g_free(m->since);
     g_free(m);
 }
 
@@ -49,11 +51,51 @@ static void doubt(Model *m, int64_t offset, int64_t end)
     m->sure = end;
 }
 
+/* What is written to [@offset, @end) is not stable yet. */
+static void loosen(Model *m, int64_t offset, int64_t end, int value)
+{
+    int64_t from = offset, to = end, i;
+
+    if (m->loose < m->firm) {
+        from = MIN(from, m->loose);
+        to = MAX(to, m->firm);
+    }
+    for (i = from; i < to; i++) {
+        if (i < m->loose || i >= m->firm) {
+            m->since[i] = is_doubtful(m, i) ? m->may[i] : BIT(m->data[i]);
+        }
+    }
+    for (i = offset; i < end; i++) {
+        m->since[i] |= BIT(value);
+    }
+    m->loose = from;
+    m->firm = to;
+}
+
+void model_flushed(Model *m)
+{
+    m->loose = m->firm = 0;
+}
+
+void model_lose(Model *m)
+{
+    int64_t i;
+
+    if (m->loose < m->firm) {
+        doubt(m, m->loose, m->firm);
+        for (i = m->loose; i < m->firm; i++) {
+            m->may[i] |= m->since[i];
+        }
+    }
+    model_flushed(m);
+}
+
 void model_set(Model *m, int64_t offset, int64_t bytes, int value)
 {
     int64_t i;
 
     g_assert(value < MODEL_VALUES && offset + bytes <= m->max);
+    loosen(m, offset, offset + bytes, value);
     memset(m->data + offset, value, bytes);
     if (m->doubt >= offset && m->sure <= offset + bytes) {
         m->doubt = m->sure = 0;
@@ -68,6 +110,7 @@ void model_may(Model *m, int64_t offset, int64_t bytes, int value)
     int64_t i;
 
     g_assert(value < MODEL_VALUES && offset + bytes <= m->max);
+    loosen(m, offset, offset + bytes, value);
     doubt(m, offset, offset + bytes);
     for (i = offset; i < offset + bytes; i++) {
         m->may[i] |= BIT(value);

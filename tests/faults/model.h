@@ -16,6 +16,8 @@ typedef struct Model {
     uint8_t *data;       /* if nothing else may be */
     int64_t doubt, sure; /* where it is not known: [doubt, sure) */
     uint64_t *may;       /* there; bit v: value v */
+    int64_t loose, firm; /* written since the last flush: [loose, firm) */
+    uint64_t *since; /* there; what was written, and what was there before */
 } Model;
 
 /* All zero; it can grow up to @max. */
@@ -24,6 +26,9 @@ void model_free(Model *m);
 /* Written; and: perhaps written */
 void model_set(Model *m, int64_t offset, int64_t bytes, int value);
 void model_may(Model *m, int64_t offset, int64_t bytes, int value);
+/* A flush succeeded, or failed: then any of what was written since may be lost. */
+void model_flushed(Model *m);
+void model_lose(Model *m);
 /* What is new is zero. */
 void model_resize(Model *m, int64_t length);
 /* All was read: each byte must be what it may be; nothing else it may be now. */

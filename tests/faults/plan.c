@@ -236,6 +236,16 @@ static bool may_be_avoided(const Fault *f)
             f->err == EBUSY);
 }
 
+int plan_above;
+
+static bool is_for_itself(const Fault *f)
+{
+    return ((plan_above & PLAN_FORMAT) &&
+            (!strcmp(f->call.name, "preadv64v2") ||
+             !strcmp(f->call.detail, "PUNCH_HOLE"))) ||
+           ((plan_above & PLAN_CLOSES) && plan_is_sync(f));
+}
+
 Verdict plan_verdict(const Fault *f)
 {
     static const char *const names[] = { "pwritev64v2", "preadv64v2",
@@ -261,7 +271,8 @@ Verdict plan_verdict(const Fault *f)
     if (f->err == EINTR && (counts || asks)) {
         return VERDICT_ABSORB;
     }
-    return counts && !may_be_avoided(f) ? VERDICT_REPORT : VERDICT_FREE;
+    return counts && !may_be_avoided(f) && !is_for_itself(f) ? VERDICT_REPORT
+                                                             : VERDICT_FREE;
 }
 
 int plan_error(const Fault *f)

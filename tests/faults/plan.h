@@ -20,6 +20,17 @@ typedef enum Verdict {
     VERDICT_ABSORB, /* nobody is told, as it was done again */
 } Verdict;
 
+/*
+ * Rules for what is above the files. A format reads and frees for itself: whether that
+ * was well is seen in its image. What is closed again at the end of an operation
+ * was flushed before, so that the last flush need not succeed.
+ */
+enum {
+    PLAN_FORMAT = 0x1,
+    PLAN_CLOSES = 0x2,
+};
+extern int plan_above;
+
 /* Of what has come over a request */
 Verdict plan_verdict(const Fault *fault);
 /* What is reported if it is */

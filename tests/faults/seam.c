@@ -123,7 +123,7 @@ static bool is_same(const SeamCall *a, const SeamCall *b)
 
 bool fault_lasts(const Fault *f)
 {
-    return f->kind == FAULT_ALWAYS || f->kind == FAULT_NOTHING;
+    return !healed && (f->kind == FAULT_ALWAYS || f->kind == FAULT_NOTHING);
 }
 
 /* One that lasts, and has begun */
@@ -131,7 +131,7 @@ static const Fault *find_always(const SeamCall *call)
 {
     int i;
 
-    for (i = 0; i < n_hit && !healed; i++) {
+    for (i = 0; i < n_hit; i++) {
         if (fault_lasts(&faults[i]) && is_same(&faults[i].call, call)) {
             return &faults[i];
         }
