@@ -283,11 +283,20 @@ void qcow2_free_compressed_later(Qcow2State *s, uint64_t l2_entry)
     }
 }
 
-/* Discards clusters in a row that are free by now. */
+/*
+ * Discards clusters in a row that are free by now. Those that were never written may
+ * lie beyond the end of the file. In an image that is corrupt, what counts as free may
+ * be in use: a table that something else was about to overwrite.
+ */
 static void discard_free(Qcow2State *s, uint64_t first, uint64_t end)
 {
+    int64_t length = bdrv_child_getlength(s->bs->file);
     uint64_t run = first;
 
+    if (qcow2_is_corrupt(s)) {
+        return;
+    }
+    end = MIN(end, (uint64_t)MAX(length, 0) >> s->cluster_bits);
     for (; first <= end; first++) {
         uint64_t refcount = 1;
 
@@ -415,6 +424,9 @@ bool qcow2_check_overlap_but(Qcow2State *s, unsigned own, uint64_t offset,
                touch_tables(s, s->l2_cache, s->l1, s->l1 ? s->l1_entries : 0,
                             QCOW2_OFFSET_MASK, offset, bytes)) {
         hit = "an L2 table";
+    } else if (s->n_snapshots && overlap(s->snapshots_offset,
+                                         s->snapshots_bytes, offset, bytes)) {
+        hit = "the snapshot table";
     } else if (!(own & QCOW2_OWN_BITMAPS) && s->bitmaps_bytes &&
                overlap(s->bitmaps_offset, s->bitmaps_bytes, offset, bytes)) {
         hit = "the bitmap directory";

@@ -43,6 +43,9 @@ static int move_l1(Qcow2State *s, uint32_t entries, GError **errp)
     int64_t offset = qcow2_alloc_clusters(s, bytes);
     int ret;
 
+    if (offset >= 0 && !qcow2_check_overlap(s, offset, bytes, "L1 table")) {
+        offset = -EIO; /* the clusters leak, and the image is corrupt anyway */
+    }
     if (offset < 0) {
         error_setg_errno(errp, -offset, "Failed to grow the L1 table");
         return offset;

@@ -287,8 +287,9 @@ void qcow2_free_now(Qcow2State *s, uint64_t offset, uint64_t bytes);
 void qcow2_settle_freed(Qcow2State *s);
 /*
  * Before writing guest data or a table to [@offset, @offset + @bytes): does that
- * overlap header, L1, reftable, refcount blocks or known L2 tables? Then the image is
- * corrupt: false (qcow2_signal_corruption() was called). Cheap checks only.
+ * overlap header, L1, reftable, refcount blocks, known L2 tables, or the list of
+ * snapshots or of bitmaps? Then the image is corrupt: false
+ * (qcow2_signal_corruption() was called). Cheap checks only.
  */
 bool qcow2_check_overlap(Qcow2State *s, uint64_t offset, uint64_t bytes,
                          const char *what);

@@ -478,6 +478,9 @@ START_TEST(test_overlap)
     l2 = alloc(1);
     data = alloc(3);
     s->l1[3] = l2 | QCOW2_COPIED;
+    s->n_snapshots = 1;
+    s->snapshots_offset = data + 3 * 512;
+    s->snapshots_bytes = 40;
     ck_assert(qcow2_check_overlap(s, data, 3 * 512, "data"));
     ck_assert(qcow2_check_overlap_but(s, QCOW2_OWN_L2, l2, 512, "an L2 table"));
     ck_assert(!s->corrupt);
@@ -488,11 +491,34 @@ START_TEST(test_overlap)
     ck_assert(!qcow2_check_overlap(s, REFBLOCK_CLUSTER << 9, 512, "data"));
     ck_assert(!qcow2_check_overlap(s, (L1_CLUSTER << 9) + 8, 8, "data"));
     ck_assert(!qcow2_check_overlap(s, l2 + 511, 4096, "data"));
+    ck_assert(!qcow2_check_overlap(s, data, 4 * 512, "data"));
     /* A table whose place says that it is something else */
     s->corrupt = false;
     touch(s->l2_cache, L1_CLUSTER << 9, 0, 1);
     ck_assert_int_eq(qcow2_write_tables(s, false), -EIO);
     ck_assert(s->corrupt);
+    image_free();
+}
+END_TEST
+
+/* Tables count as free, and are to be overwritten: they stay what they are. */
+START_TEST(test_used_counts_as_free)
+{
+    uint64_t old = UINT64_C(7) << 9 | QCOW2_COPIED, *l2;
+    unsigned index;
+
+    image_new(9, 4);
+    image_set_be64(L1_CLUSTER << 9, old);
+    image_reopen();
+    qcow2_free_now(s, L1_CLUSTER << 9, 512);
+    ck_assert_uint_eq(image_be64(L1_CLUSTER << 9),
+                      UINT64_C(0xdddddddddddddddd));
+    image_set_be64(L1_CLUSTER << 9, old);
+    g_array_set_size(notes, 0);
+    ck_assert_int_eq(qcow2_get_own_l2(s, 64 * 512, &l2, &index), -EIO);
+    ck_assert(s->corrupt);
+    ck_assert_uint_eq(image_be64(L1_CLUSTER << 9), old);
+    ck_assert_int_eq(find_note(0, MEM_DISCARD, L1_CLUSTER), -1);
     image_free();
 }
 END_TEST
@@ -521,6 +547,7 @@ int main(void)
     tc = tcase_create("cache");
     tcase_add_test(tc, test_cache);
     tcase_add_test(tc, test_overlap);
+    tcase_add_test(tc, test_used_counts_as_free);
     suite_add_tcase(suite, tc);
     return unit_main(suite);
 }
