@@ -256,7 +256,7 @@ static int completed(void *opaque, int *error)
     if (*error == ENOTCONN || *error == ESHUTDOWN) {
         nbd_request_lost(req);
     } else if (*error == 0 && req->command == NBD_COMMAND_READ &&
-               req->n_read != req->bytes) {
+               !nbd_parts_are_whole(req)) {
         nbd_request_done(req, -EIO);
     } else {
         nbd_request_done(req, -*error);
@@ -264,14 +264,13 @@ static int completed(void *opaque, int *error)
     return 1;
 }
 
-/* libnbd does not ask if the parts of a reply make up the whole. */
 static int got_data(void *opaque, const void *data, size_t bytes,
                     uint64_t offset, unsigned status, int *error)
 {
     NbdRequest *req = opaque;
 
     if (status == LIBNBD_READ_DATA || status == LIBNBD_READ_HOLE) {
-        req->n_read += bytes;
+        nbd_parts_add(req, offset, bytes);
     }
     return 0;
 }
@@ -298,7 +297,7 @@ static int64_t send_request(Handle *h, NbdRequest *req)
 
     switch (req->command) {
     case NBD_COMMAND_READ:
-        req->n_read = 0;
+        nbd_parts_begin(req);
         return nbd_aio_pread_structured(h, req->buf, req->bytes, req->offset,
                                         chunk, done, req->flags);
     case NBD_COMMAND_WRITE:

@@ -2,8 +2,9 @@
 /*
  * The driver "nbd" is several files: nbd-client.c has its options, opens and
  * closes; nbd-client-rw.c and nbd-client-status.c make requests of what is asked of
- * a node; nbd-client-request.c sends them and waits for them, and
- * nbd-client-engine.c is the thread that has the connection. This is what they
+ * a node; nbd-client-request.c sends them and waits for them,
+ * nbd-client-engine.c is the thread that has the connection, and nbd-client-parts.c
+ * looks if reads are answered in full. This is what they
  * share.
  *
  * The protocol itself is libnbd's. Only the engine calls libnbd, so that nothing
@@ -72,7 +73,8 @@ struct NbdRequest {
     uint32_t *extents;  /* STATUS: pairs of length and flags, */
     size_t max_extents; /* of so many there is room for, */
     size_t n_extents;   /* and so many have come */
-    int64_t n_read;     /* READ: so many bytes have come */
+    GArray *parts;      /* READ: what has come (nbd-client-parts.c), */
+    bool parts_wrong;   /* and some of it twice */
 
     NbdConn *conn;
     NbdRequest *next, *prev; /* conn->lock, as all that follows */
@@ -157,6 +159,13 @@ void nbd_request_lost(NbdRequest *req);
 NbdRequest *nbd_conn_next(NbdConn *conn);
 /* All that are not sent fail. */
 void nbd_conn_fail_queue(NbdConn *conn, int ret);
+
+/* nbd-client-parts.c: of a READ that is SENT; the engine's, but free() */
+void nbd_parts_begin(NbdRequest *req);
+void nbd_parts_add(NbdRequest *req, int64_t start, int64_t bytes);
+/* Did each byte come, and once? */
+bool nbd_parts_are_whole(NbdRequest *req);
+void nbd_parts_free(NbdRequest *req);
 
 /* nbd-client-rw.c */
 typedef struct NbdClient {

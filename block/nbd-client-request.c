@@ -252,5 +252,6 @@ int nbd_conn_run(NbdConn *conn, NbdRequest *req)
     }
     mutex_unlock(&conn->lock);
     cond_destroy(&req->changed);
+    nbd_parts_free(req);
     return ret;
 }

@@ -239,10 +239,10 @@ void fake_nbd_reply(FakeNbd *s, uint64_t cookie, uint32_t error)
     put(s->fd, &cookie, sizeof(cookie));
 }
 
-static void put_chunk(FakeNbd *s, uint16_t type, uint64_t cookie,
-                      uint32_t bytes)
+static void put_one_chunk(FakeNbd *s, bool done, uint16_t type, uint64_t cookie,
+                          uint32_t bytes)
 {
-    uint16_t flags = GUINT16_TO_BE(NBD_REPLY_FLAG_DONE);
+    uint16_t flags = GUINT16_TO_BE(done ? NBD_REPLY_FLAG_DONE : 0);
 
     type = GUINT16_TO_BE(type);
     cookie = GUINT64_TO_BE(cookie);
@@ -253,20 +253,26 @@ static void put_chunk(FakeNbd *s, uint16_t type, uint64_t cookie,
     put_u32(s->fd, bytes);
 }
 
+static void put_chunk(FakeNbd *s, uint16_t type, uint64_t cookie,
+                      uint32_t bytes)
+{
+    put_one_chunk(s, true, type, cookie, bytes);
+}
+
 void fake_nbd_reply_data(FakeNbd *s, const FakeRequest *req, uint8_t byte)
 {
-    fake_nbd_reply_part(s, req, byte, req->length);
+    fake_nbd_reply_part(s, req, byte, 0, req->length, true);
 }
 
 void fake_nbd_reply_part(FakeNbd *s, const FakeRequest *req, uint8_t byte,
-                         uint32_t bytes)
+                         uint32_t from, uint32_t bytes, bool last)
 {
     g_autofree uint8_t *data = g_malloc(bytes);
-    uint64_t offset = GUINT64_TO_BE(req->offset);
+    uint64_t offset = GUINT64_TO_BE(req->offset + from);
 
     memset(data, byte, bytes);
-    put_chunk(s, NBD_REPLY_TYPE_OFFSET_DATA, req->cookie,
-              sizeof(offset) + bytes);
+    put_one_chunk(s, last, NBD_REPLY_TYPE_OFFSET_DATA, req->cookie,
+                  sizeof(offset) + bytes);
     put(s->fd, &offset, sizeof(offset));
     put(s->fd, data, bytes);
 }

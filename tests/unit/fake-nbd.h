@@ -51,9 +51,9 @@ FakeRequest fake_nbd_expect_request(FakeNbd *s, uint16_t type, uint64_t offset,
 /* NBD's error numbers; not for READ and BLOCK_STATUS */
 void fake_nbd_reply(FakeNbd *s, uint64_t cookie, uint32_t error);
 void fake_nbd_reply_data(FakeNbd *s, const FakeRequest *req, uint8_t byte);
-/* No more than the first @bytes bytes */
+/* @bytes from @from on; @last: there is no more. */
 void fake_nbd_reply_part(FakeNbd *s, const FakeRequest *req, uint8_t byte,
-                         uint32_t bytes);
+                         uint32_t from, uint32_t bytes, bool last);
 /* @n extents: length and flags in turn */
 void fake_nbd_reply_status(FakeNbd *s, uint64_t cookie, const uint32_t *extents,
                            size_t n);

@@ -553,6 +553,37 @@ START_TEST(test_half_a_zero)
 }
 END_TEST
 
+/* A reply in parts, each of 4 KiB: where they begin, in pages; -1: no more */
+static int read_parts(const int *pages)
+{
+    FakeRequest req;
+    Async *a = begin(NBD_CMD_READ, 0, 4 * 4096);
+
+    req = fake_nbd_expect_request(&server, NBD_CMD_READ, 0, 4 * 4096);
+    for (; *pages >= 0; pages++) {
+        fake_nbd_reply_part(&server, &req, 1, *pages * 4096, 4096,
+                            pages[1] < 0);
+    }
+    return end(a);
+}
+
+/* In whatever order; but each once */
+START_TEST(test_read_parts)
+{
+    start("");
+    ck_assert_int_eq(read_parts((int[]){ 0, 1, 2, 3, -1 }), 0);
+    ck_assert_int_eq(read_parts((int[]){ 3, 2, 1, 0, -1 }), 0);
+    ck_assert_int_eq(read_parts((int[]){ 2, 0, 3, 1, -1 }), 0);
+    ck_assert_int_eq(read_parts((int[]){ 0, 1, 1, 3, -1 }), -EIO);
+    ck_assert_int_eq(read_parts((int[]){ 0, 0, 0, 0, -1 }), -EIO);
+    ck_assert_int_eq(read_parts((int[]){ 3, 1, 0, 3, -1 }), -EIO);
+    ck_assert_int_eq(read_parts((int[]){ 1, 2, 3, -1 }), -EIO);
+    ck_assert_int_eq(read_parts((int[]){ 0, 1, 3, -1 }), -EIO);
+    ck_assert_int_eq(read_parts((int[]){ 0, 1, 2, 3, 2, -1 }), -EIO);
+    ck_assert_int_eq(read_parts((int[]){ 0, 1, 2, 3, -1 }), 0);
+}
+END_TEST
+
 /* A reply that leaves out a part of what was to be read: that is no zeroes. */
 START_TEST(test_read_in_part)
 {
@@ -562,7 +593,7 @@ START_TEST(test_read_in_part)
     start("");
     a = begin(NBD_CMD_READ, 0, 8192);
     req = fake_nbd_expect_request(&server, NBD_CMD_READ, 0, 8192);
-    fake_nbd_reply_part(&server, &req, 1, 4096);
+    fake_nbd_reply_part(&server, &req, 1, 0, 4096, true);
     ck_assert_int_eq(end(a), -EIO);
     a = begin(NBD_CMD_READ, 0, 8192);
     req = fake_nbd_expect_request(&server, NBD_CMD_READ, 0, 8192);
@@ -762,6 +793,7 @@ int main(void)
     tcase_add_test(tc, test_zero_flags);
     tcase_add_loop_test(tc, test_no_zeroes, 0, 2);
     tcase_add_loop_test(tc, test_half_a_zero, 0, 2);
+    tcase_add_test(tc, test_read_parts);
     tcase_add_test(tc, test_read_in_part);
     tcase_add_loop_test(tc, test_modes, 0, 3);
     tcase_add_loop_test(tc, test_tainted, 0, 2);
