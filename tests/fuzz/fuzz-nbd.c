@@ -6,22 +6,18 @@
  * requests; whether the disk fails; and whether its zeroes are known.
  */
 #include <errno.h>
-#include <glib.h>
 #include <poll.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include "../unit/fake-block.h"
 #include "block/export/nbd-int.h"
 #include "monitor/qmp.h"
+#include "fuzz.h"
 #include "util/json-text.h"
 #include "util/socket.h"
 
 #define SIZE (1 << 20)
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static JsonObject *parse(const char *text)
 {
@@ -138,7 +134,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     bytes = how & 2 ? preamble(how & 1, how & 16) : g_byte_array_new();
     g_byte_array_append(bytes, data + 1, size - 1);
 
-    if (!nbd_conn_start(fds[0], NULL)) {
+    if (!nbd_conn_start(fds[0], nbd_limits.handshake_us, NULL)) {
         abort();
     }
     talk(fds[1], bytes->data, bytes->len);
