@@ -259,6 +259,90 @@ START_TEST(test_memory_is_shared)
 }
 END_TEST
 
+static struct {
+    Mutex lock;
+    Cond changed;
+    bool armed; /* lock: a helper that leaves comes back when this is false */
+    bool left;  /* lock: it has left its crew */
+} departure = { .lock = MUTEX_INIT };
+
+bool __real_nbd_conn_leave_idle(NbdConn *conn);
+bool __wrap_nbd_conn_leave_idle(NbdConn *conn);
+void __real_nbd_server_conn_ended(void);
+void __wrap_nbd_server_conn_ended(void);
+
+bool __wrap_nbd_conn_leave_idle(NbdConn *conn)
+{
+    bool ret = __real_nbd_conn_leave_idle(conn);
+    MUTEX_GUARD(&departure.lock);
+
+    departure.left = departure.left || ret;
+    cond_broadcast(&departure.changed);
+    while (ret && departure.armed) {
+        cond_wait(&departure.changed, &departure.lock);
+    }
+    return ret;
+}
+
+/* A connection was freed. */
+void __wrap_nbd_server_conn_ended(void)
+{
+    mutex_lock(&departure.lock);
+    departure.armed = false;
+    cond_broadcast(&departure.changed);
+    mutex_unlock(&departure.lock);
+    __real_nbd_server_conn_ended();
+}
+
+static int count_threads(void)
+{
+    GDir *dir = g_dir_open("/proc/self/task", 0, NULL);
+    int n = 0;
+
+    ck_assert(dir != NULL);
+    while (g_dir_read_name(dir)) {
+        n++;
+    }
+    g_dir_close(dir);
+    return n;
+}
+
+/* A helper that has left outlives its connection, and does not look at it (a
+ * sanitizer would). */
+START_TEST(test_helper_outlives_connection)
+{
+    int threads = count_threads(), fd;
+    char byte;
+
+    cond_init(&departure.changed);
+    nbd_limits.idle_us = 1000;
+    departure.armed = true;
+    fake_hold(true);
+    fd = peer_open("rw", false);
+    for (int i = 0; i < 2; i++) {
+        peer_request(fd, 0, NBD_CMD_READ, i, 0, 1);
+    }
+    fake_wait_in_flight(2);
+    fake_hold(false);
+    for (int i = 0; i < 2; i++) {
+        peer_simple_reply(fd, NBD_SUCCESS);
+        peer_recv(fd, &byte, 1);
+    }
+    mutex_lock(&departure.lock);
+    while (!departure.left) {
+        cond_wait(&departure.changed, &departure.lock);
+    }
+    mutex_unlock(&departure.lock);
+    close(fd);
+    while (count_threads() > threads) {
+        g_usleep(1000);
+    }
+    mutex_lock(&departure.lock);
+    ck_assert(!departure.armed);
+    mutex_unlock(&departure.lock);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("nbd-server");
@@ -270,6 +354,7 @@ int main(void)
     tcase_add_test(tc, test_who_chooses_gives_way);
     tcase_add_test(tc, test_handshake_seconds);
     tcase_add_test(tc, test_memory_is_shared);
+    tcase_add_test(tc, test_helper_outlives_connection);
     suite_add_tcase(s, tc);
     return unit_main(s);
 }
