@@ -107,7 +107,6 @@ void status_op_begin(StatusCache *c, StatusOp *op, int kind, int64_t offset,
     op->bytes = bytes;
     op->start = block_floor(c, offset);
     op->end = bytes ? block_ceil(c, offset + bytes) : op->start;
-    op->overlapped = false;
     op->n_taints = 0;
     op->prev = NULL;
     op->next = *list;

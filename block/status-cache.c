@@ -20,12 +20,12 @@
  *
  *  1. A data write marks its blocks (rounded outward) data before the data goes
  *     out, and taints overlapping zero-writes in flight where they overlap. At
- *     its end there is nothing to do if all went well. If it failed, was short,
- *     or met a zero-write, its blocks become unknown.
+ *     its end there is nothing to do if all went well. If it failed or was
+ *     short, its blocks become unknown.
  *  2. A zero-write changes no bits at its beginning; it starts tainted where a
- *     data write is in flight. If it succeeds, it marks zero what it covers
- *     whole (rounded inward) and where it is untainted. A hole punched into a
- *     regular file is the same. If it failed or is not supported, it changes
+ *     data write is in flight. If it succeeds, what it covers whole (rounded
+ *     inward) is zero where it is untainted, and unknown where it is tainted.
+ *     A hole punched into a regular file is the same. If it failed or is not supported, it changes
  *     nothing: zeroes stay zeroes, data may stay called data. A discard without
  *     a promise (BLKDISCARD) makes its range unknown, at its beginning and at
  *     its end, and taints as a data write does in between.
@@ -68,7 +68,9 @@
  * end of the request a reader may see it already. Why rule 3 does not trust an
  * untainted probe over what is known by now: what became known since the probe
  * began is newer than what it saw. Why an overlap of data and zero-write leaves
- * unknown: either may have come last.
+ * unknown: either may have come last. The zero-write does that, when it ends, for
+ * what was seen of the data before may be no longer there. It may take away the
+ * mark of a write that is still under way: who begins meanwhile starts tainted.
  *
  * Why rule 10 may turn data into zero, as no probe may: where a read is untainted
  * nothing that could change the disk was under way while it ran, so what it saw
@@ -166,17 +168,9 @@ void status_cache_unref(StatusCache *c)
 
 /* ---- requests ----------------------------------------------------------- */
 
-/* Rules 1 and 2: a writer meets the zero-writes in flight. */
 static void writer_begin(StatusCache *c, StatusOp *op)
 {
-    StatusOp *z;
-
-    for (z = c->zeroes; z; z = z->next) {
-        if (status_op_overlaps(z, op->start, op->end)) {
-            status_op_taint(z, op->start, op->end);
-            op->overlapped = true;
-        }
-    }
+    status_op_taint_list(c->zeroes, op->start, op->end);   /* rule 1 */
     status_op_taint_list(c->reads, op->start, op->end);    /* rule 10 */
     status_op_taint_list(c->verifies, op->start, op->end); /* rule 11 */
     status_map_forget_looks(c, op->start, op->end);
@@ -202,7 +196,7 @@ void status_cache_write_end(StatusCache *c, StatusOp *op, bool ok)
     CACHE_SECTION(c);
 
     status_op_end(c, op);
-    if (!ok || op->overlapped) {
+    if (!ok) {
         status_map_forget(c, op->start, op->end);
     }
 }
@@ -215,10 +209,7 @@ void status_cache_zero_begin(StatusCache *c, StatusOp *op, int64_t offset,
 
     status_op_begin(c, op, discard ? OP_PUNCH : OP_ZERO, offset, bytes);
     for (w = c->writes; w; w = w->next) {
-        if (status_op_overlaps(w, op->start, op->end)) {
-            status_op_taint(op, w->start, w->end);
-            w->overlapped = true;
-        }
+        status_op_taint(op, w->start, w->end);
     }
     status_op_taint_list(c->reads, op->start, op->end); /* rule 10 */
 }
@@ -243,7 +234,9 @@ void status_cache_zero_end(StatusCache *c, StatusOp *op, bool ok)
     }
     round_inward(c, op->offset, op->bytes, &start, &end);
     for (; start < end; start = run_end) {
-        if (!status_op_tainted(op, start, end, &run_end)) {
+        if (status_op_tainted(op, start, end, &run_end)) {
+            status_map_forget(c, start, run_end);
+        } else {
             status_map_mark_zero(c, start, run_end);
         }
     }

@@ -111,7 +111,6 @@ struct StatusOp {
     int64_t offset, bytes;
     int64_t start, end; /* blocks touched, rounded outward */
     int kind;
-    bool overlapped;
     int n_taints; /* beyond STATUS_OP_TAINTS they are merged */
     StatusTaint taints[STATUS_OP_TAINTS];
 };

@@ -14,21 +14,21 @@ BREAKS = [
      '''    op->end = bytes ? block_ceil(c, offset + bytes) : op->start;''',
      '''    op->end = bytes ? block_floor(c, offset + bytes) : op->start;'''),
     (CACHE, '1-taint', 'a write taints zero-writes in flight',
-     '''            status_op_taint(z, op->start, op->end);\n''', ''),
+     '''    status_op_taint_list(c->zeroes, op->start, op->end);   /* rule 1 */\n''',
+     ''),
     (CACHE, '1-failed', 'a failed write leaves unknown',
-     'if (!ok || op->overlapped)', 'if (op->overlapped)'),
-    (CACHE, '1-overlap', 'a write that met a zero-write leaves unknown',
-     'if (!ok || op->overlapped)', 'if (!ok)'),
+     '''    if (!ok) {
+        status_map_forget''', '''    if (0) {
+        status_map_forget'''),
     (CACHE, '2-early', 'a zero-write changes no bits at its beginning',
      '''    status_op_begin(c, op, discard ? OP_PUNCH : OP_ZERO, offset, bytes);\n''',
      '''    status_op_begin(c, op, discard ? OP_PUNCH : OP_ZERO, offset, bytes);
     status_map_mark_zero(c, op->start, op->end);\n'''),
     (CACHE, '2-start-taint', 'a zero-write starts tainted under a data write',
-     '''            status_op_taint(op, w->start, w->end);
-            w->overlapped = true;''',
-     '''            w->overlapped = true;'''),
-    (CACHE, '2-meet', 'a zero-write tells the data write that it met it',
-     '''            w->overlapped = true;\n''', ''),
+     '''        status_op_taint(op, w->start, w->end);\n''', '''        (void)w;\n'''),
+    (CACHE, '2-tainted', 'where a zero-write is tainted it leaves unknown',
+     '''            status_map_forget(c, start, run_end);
+        } else {''', '''        } else {'''),
     (CACHE_INT, '2-round', 'zero rounds inward',
      '    *start = block_ceil(c, offset);',
      '    *start = block_floor(c, offset);'),

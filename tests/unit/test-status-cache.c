@@ -49,14 +49,15 @@ START_TEST(write_taints_zero_in_flight)
 }
 END_TEST
 
-START_TEST(write_that_met_a_zero_leaves_unknown)
+START_TEST(zero_that_met_a_write_leaves_unknown)
 {
     StatusOp z, w;
 
     status_cache_zero_begin(cache, &z, 0, 8 * B, false);
     status_cache_write_begin(cache, &w, 2 * B, B);
+    assert_data(2 * B);
     status_cache_zero_end(cache, &z, true);
-    assert_data(2 * B); /* the write is still out there */
+    assert_unknown(2 * B);
     status_cache_write_end(cache, &w, true);
     assert_unknown(2 * B);
 }
@@ -115,10 +116,53 @@ START_TEST(zero_starts_tainted_under_a_write)
     status_cache_zero_begin(cache, &z, 0, 8 * B, false);
     status_cache_zero_end(cache, &z, true);
     assert_zero(B);
-    assert_data(2 * B);
+    assert_unknown(2 * B); /* either may have come last */
     assert_zero(3 * B);
     status_cache_write_end(cache, &w, true);
-    assert_unknown(2 * B); /* either may have come last */
+    assert_unknown(2 * B);
+}
+END_TEST
+
+/* The probe saw what the write left, and then the zero-write took it away. */
+START_TEST(tainted_zero_spoils_what_was_seen_before)
+{
+    StatusOp z, w, p;
+    int64_t n;
+
+    status_cache_write_begin(cache, &w, 2 * B, B);
+    status_cache_zero_begin(cache, &z, 0, 8 * B, false);
+    status_cache_write_end(cache, &w, false);
+    status_cache_probe_begin(cache, &p, 0, 8 * B);
+    status_cache_zero_end(cache, &z, true);
+    status_cache_probe_fill(cache, &p, 2 * B, B, BLOCK_STATE_DATA, &n);
+    status_cache_probe_end(cache, &p);
+    assert_zero(B);
+    assert_unknown(2 * B);
+}
+END_TEST
+
+/* Nor is a zero believed of a write under way whose mark it took away. */
+START_TEST(zero_that_takes_a_mark_away_makes_no_room_for_zeroes)
+{
+    StatusOp z, w, p, q;
+    int64_t n;
+
+    status_cache_probe_begin(cache, &p, 0, 8 * B);
+    status_cache_zero_begin(cache, &z, 0, 8 * B, false);
+    status_cache_write_begin(cache, &w, 2 * B, B);
+    status_cache_zero_end(cache, &z, true);
+    status_cache_probe_begin(cache, &q, 0, 8 * B);
+    ck_assert_int_eq(
+        status_cache_probe_fill(cache, &p, 2 * B, B, BLOCK_STATE_ZERO, &n),
+        BLOCK_STATE_DATA);
+    ck_assert_int_eq(
+        status_cache_probe_fill(cache, &q, 2 * B, B, BLOCK_STATE_ZERO, &n),
+        BLOCK_STATE_DATA);
+    status_cache_probe_end(cache, &p);
+    status_cache_probe_end(cache, &q);
+    assert_unknown(2 * B);
+    status_cache_write_end(cache, &w, true);
+    assert_unknown(2 * B);
 }
 END_TEST
 
@@ -456,11 +500,13 @@ int main(void)
     tcase_add_test(tc, write_is_data_before_the_data_goes_out);
     tcase_add_test(tc, write_rounds_outward);
     tcase_add_test(tc, write_taints_zero_in_flight);
-    tcase_add_test(tc, write_that_met_a_zero_leaves_unknown);
+    tcase_add_test(tc, zero_that_met_a_write_leaves_unknown);
     tcase_add_test(tc, failed_write_leaves_unknown);
     tcase_add_test(tc, zero_changes_nothing_until_it_ends);
     tcase_add_test(tc, zero_rounds_inward);
     tcase_add_test(tc, zero_starts_tainted_under_a_write);
+    tcase_add_test(tc, tainted_zero_spoils_what_was_seen_before);
+    tcase_add_test(tc, zero_that_takes_a_mark_away_makes_no_room_for_zeroes);
     tcase_add_test(tc, failed_zero_changes_nothing);
     tcase_add_test(tc, punched_hole_is_a_zero);
     tcase_add_test(tc, discard_without_promise_is_unknown);
