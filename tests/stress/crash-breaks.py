@@ -62,7 +62,8 @@ def noticed(folder, rounds, more):
     match = re.search(r"^not ok \d+ - (.*)$", result.stdout, re.MULTILINE)
     causes = re.findall(r"^# (?:\w+\.)*(?:Wrong|\w*Error|QMPTimeout): (.*)$",
                         result.stdout, re.MULTILINE)
-    return f"{match and match[1]}: {causes[-1][:150] if causes else result.stdout[-300:]}"
+    cause = causes[-1][:150] if causes else result.stdout[-300:]
+    return f"{match and match[1]}: {cause}"
 
 
 def main():

@@ -100,12 +100,13 @@ def zero_is_zero(what, extents, data):
 class Check:
     """After the crash of a round"""
 
-    def __init__(self, plan, disk, activities, requests, words, statistics):
+    def __init__(self, plan, disk, activities, requests, words, statistics,
+                 was_killed):
         self.plan, self.disk = plan, disk
         self.activities = activities  # the first is that which was killed
         self.words = words
         self.statistics = statistics
-        self.was_killed = True
+        self.was_killed = was_killed  # or it was through
         self.writes = 0
         self.truth = Truth(disk.initial, requests)
 

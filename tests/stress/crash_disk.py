@@ -52,7 +52,7 @@ def node(name, filename, kind, driver="file", direct=False, options=(),
 
 
 class Disk:
-    """The disk of @plan in @folder; @stack undoes what has to be"""
+    """The disk of @plan in @folder: `image`, in `format`, holds `initial`"""
 
     def __init__(self, plan, folder):
         self.plan = plan

@@ -32,7 +32,7 @@ LAYOUTS = ("sparse", "preallocated", "written", "fragmented")
 # there is no leave to mount it
 FILE_SYSTEMS = ("here", "tmpfs", "ext4", "xfs", "btrfs")
 POWER_FILE_SYSTEMS = ("ext4", "xfs")
-# Fails as soon as a command's reply is pending, so few answers to clients
+# A command's reply is pending, and comes soon
 SOON = ("asked", "completing", "finalizing")
 
 

@@ -68,8 +68,8 @@ class Round:
             statistics["restarts of stock"] += 1
         self.daemon = CrashDaemon(words, self.socket)
         requests = self._crash(activities)
-        check = Check(plan, disk, activities, requests, words, statistics)
-        check.was_killed = self.daemon.process.returncode != 0
+        check = Check(plan, disk, activities, requests, words, statistics,
+                      self.daemon.process.returncode != 0)
         check.locks()
         check.offline()
         if set(os.listdir(self.folder)) - files:
