@@ -308,7 +308,7 @@ BREAKS = [
     (DEVICE, 'device-cached', 'a refusal loses nothing that is cached',
      'int ret = write_back(s, offset, bytes);', 'int ret = 0; (void)write_back;'),
     (DEVICE, '6-device', 'a failed writeback forgets zeroes',
-     '        status_cache_flush_failed(s->cache);\n', ''),
+     '        file_flush_failed(s);\n', ''),
     (DEVICE, 'device-fast', 'what may be slow is not fast',
      '(flags & BDRV_REQ_NO_FALLBACK) ||', ''),
     (DEVICE, 'device-unmap', 'space is given back only where it may be',
