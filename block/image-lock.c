@@ -172,6 +172,10 @@ static bool others_object(ImageLock *lock, uint64_t perm, uint64_t shared,
     return false;
 }
 
+/*
+ * What is in force already nobody else can be in the way of: only those that look at
+ * the same time, or a look that fails. So who lets go is not refused.
+ */
 bool image_lock_check(ImageLock *lock, uint64_t perm, uint64_t shared,
                       GError **errp)
 {
@@ -179,7 +183,7 @@ bool image_lock_check(ImageLock *lock, uint64_t perm, uint64_t shared,
         return true;
     }
     if (!apply(lock, lock->perm | perm, ~lock->shared | ~shared, false, errp) ||
-        others_object(lock, perm, shared, errp)) {
+        others_object(lock, perm & ~lock->perm, shared | ~lock->shared, errp)) {
         image_lock_abort(lock);
         return false;
     }

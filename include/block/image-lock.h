@@ -42,7 +42,8 @@ void image_lock_destroy(ImageLock *lock);
 /*
  * First of two steps: take the locks for @perm and @shared in addition to
  * those in force and see whether another process (or another description of
- * this one) objects. False and @errp if so, and then nothing has changed.
+ * this one) objects to what is new. False and @errp if so, and then nothing has
+ * changed. If nothing is new, it succeeds.
  */
 bool image_lock_check(ImageLock *lock, uint64_t perm, uint64_t shared,
                       GError **errp);

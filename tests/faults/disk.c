@@ -82,7 +82,7 @@ bool disk_try_open(GError **errp)
         return false;
     }
     if (!disk.read_only) {
-        perm |= BLK_PERM_WRITE | BLK_PERM_RESIZE;
+        perm |= BLK_PERM_WRITE | (disk.fixed ? 0 : BLK_PERM_RESIZE);
     }
     disk.blk = attach(perm, BLK_PERM_ALL, errp);
     if (!disk.blk) {

@@ -22,6 +22,7 @@ typedef struct Disk {
     char *options;
     bool raw;       /* the file holds what the disk does */
     bool read_only; /* the user does not write */
+    bool fixed;     /* nor make it longer */
     BlockDriverState *bs;
     BlockBackend *blk; /* NULL: it is not open */
     Model *model;

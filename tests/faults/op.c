@@ -104,13 +104,18 @@ static bool has_error(const Fault *f, const void *opaque)
 static bool has_text(const Fault *f, const void *opaque)
 {
     if (!strcmp(f->call.detail, "F_OFD_GETLK")) {
-        return strstr(opaque, "lock"); /* who cannot look takes it for taken */
+        return strstr(opaque, " lock"); /* who cannot look takes it for taken */
     }
     if (!strcmp(f->call.name, "open64") && f->err == EINVAL &&
         strstr(opaque, "does not support cache.direct")) {
         return true;
     }
     return strstr(opaque, g_strerror(plan_error(f)));
+}
+
+bool op_says(const char *message, const Fault *f)
+{
+    return has_text(f, message);
 }
 
 bool op_end(int ret)

@@ -17,7 +17,7 @@
 #include "run-int.h"
 
 /* A run takes milliseconds. */
-#define HANG_SECONDS 120
+#define HANG_SECONDS 60
 #define MAX_SITES 1024
 
 const char *run_dir;
@@ -213,6 +213,12 @@ static void run_pairs(const Fault *fault, const SeamCall *call, int skip,
     }
 }
 
+static bool is_plain_error(const Fault *f)
+{
+    return (f->kind == FAULT_FAIL && (f->err == EIO || f->err == ENOSPC)) ||
+           f->kind == FAULT_AFTER;
+}
+
 static void run_all(int skip)
 {
     g_autoptr(GArray) calls = NULL;
@@ -232,6 +238,9 @@ static void run_all(int skip)
             Fault *f = &g_array_index(faults, Fault, j);
 
             f->after = i;
+            if (current->errors_only && !option_long && !is_plain_error(f)) {
+                continue;
+            }
             if (option_pairs) {
                 run_pairs(f, call, skip, &number);
             } else {

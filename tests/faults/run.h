@@ -19,6 +19,9 @@ typedef struct Scenario {
     bool root; /* needs to be root */
     /* Before the first run, in the process that makes all of them; may be NULL */
     void (*prepare)(void);
+    /* Without --long, only what fails with an error: all that a request can do about
+     * the other ways has been done below. */
+    bool errors_only;
 } Scenario;
 
 /* main() of a program of scenarios; NULL name at the end */
@@ -51,6 +54,8 @@ bool op_was_hit(void);
 bool op_hit_sync(void);
 /* The same as op_end() for those who know better what may come of it */
 void op_stop(void);
+/* Does it say that this is why? */
+bool op_says(const char *message, const Fault *f);
 int op_hits(void);
 const Fault *op_hit(int i);
 

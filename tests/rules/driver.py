@@ -19,6 +19,9 @@ BREAKS = [
     (LOCK, 'lock-look-held', 'what others hold is shared',
      '} else if (!(shared & bit) && byte_is_taken(lock->fd, PERM_BASE + i)) {',
      '} else if (0) {'),
+    (LOCK, 'lock-letting-go', 'who lets go is not refused',
+     'others_object(lock, perm & ~lock->perm, shared | ~lock->shared, errp)',
+     'others_object(lock, perm, shared, errp)'),
     (LOCK, 'lock-refused', 'a refusal leaves no locks',
      '''        image_lock_abort(lock);
         return false;''', '''        return false;'''),

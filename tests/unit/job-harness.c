@@ -145,7 +145,7 @@ static char *word_of(const char *name, JsonObject *data)
                                (intmax_t)schema_get_int(data, "offset", -1),
                                (intmax_t)schema_get_int(data, "length", -1));
     } else {
-        ck_assert(g_str_has_prefix(name, "BLOCK_JOB_"));
+        g_assert(g_str_has_prefix(name, "BLOCK_JOB_"));
         name += strlen("BLOCK_JOB_");
     }
     if (schema_has(data, "error")) {
@@ -166,21 +166,30 @@ void qmp_event_send(const char *name, JsonObject *data)
     cond_broadcast(&changed);
 }
 
-void wait_event(const char *event)
+int wait_any_event(const char *const *any)
 {
+    int i;
     MUTEX_GUARD(&lock);
 
     for (;;) {
-        for (; seen < event_log->len; seen++) {
-            const Event *e = event_log->pdata[seen];
+        while (seen < event_log->len) {
+            const Event *e = event_log->pdata[seen++];
 
-            if (!strcmp(e->word, event)) {
-                seen++;
-                return;
+            for (i = 0; any[i]; i++) {
+                if (!strcmp(e->word, any[i])) {
+                    return i;
+                }
             }
         }
         cond_wait(&changed, &lock);
     }
+}
+
+void wait_event(const char *event)
+{
+    const char *const any[] = { event, NULL };
+
+    wait_any_event(any);
 }
 
 char *events(void)
@@ -254,7 +263,7 @@ void harness_start(void)
     seen = 0;
     halted = stopping = false;
     r = pthread_create(&thread, NULL, management, NULL);
-    ck_assert_int_eq(r, 0);
+    g_assert(r == 0);
     bdrv_set_management_queue(management_queue);
 }
 
@@ -263,7 +272,7 @@ void harness_stop(void)
     g_autoptr(JsonArray) jobs = job_query();
     g_autoptr(GPtrArray) nodes = NULL;
 
-    ck_assert_uint_eq(json_array_get_length(jobs), 0);
+    g_assert(json_array_get_length(jobs) == 0);
     mutex_lock(&lock);
     stopping = true;
     cond_broadcast(&changed);
@@ -272,7 +281,7 @@ void harness_stop(void)
     bdrv_set_management_queue(NULL);
     bdrv_close_all();
     nodes = bdrv_all_nodes();
-    ck_assert_uint_eq(nodes->len, 0);
+    g_assert(nodes->len == 0);
     g_ptr_array_unref(event_log);
     cond_destroy(&changed);
 }

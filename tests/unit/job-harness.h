@@ -29,6 +29,8 @@ void management_go(void);
  */
 /* Wait until @event has come since the last call that returned, or start. */
 void wait_event(const char *event);
+/* The same for any of several, NULL-terminated: which it was */
+int wait_any_event(const char *const *any);
 /* All since the start, or since the last forget_events(), with spaces between */
 char *events(void);
 void forget_events(void);

@@ -141,6 +141,30 @@ START_TEST(test_refusal_changes_nothing)
 }
 END_TEST
 
+/* Somebody looks: he has locks that will not last. Who has his own keeps them, and
+ * may give up some; only what is new is refused. */
+START_TEST(test_letting_go)
+{
+    ASSERT_TAKES(&a, BLK_PERM_CONSISTENT_READ | BLK_PERM_WRITE,
+                 BLK_PERM_CONSISTENT_READ);
+    ck_assert_int_eq(fcntl(fd_b, F_OFD_SETLK,
+                           &(struct flock){ .l_type = F_RDLCK,
+                                            .l_whence = SEEK_SET,
+                                            .l_start = 100,
+                                            .l_len = 200 }),
+                     0);
+    ASSERT_TAKES(&a, BLK_PERM_CONSISTENT_READ | BLK_PERM_WRITE,
+                 BLK_PERM_CONSISTENT_READ);
+    ASSERT_TAKES(&a, BLK_PERM_WRITE,
+                 BLK_PERM_CONSISTENT_READ | BLK_PERM_RESIZE);
+    ASSERT_REFUSED(&a, BLK_PERM_WRITE | BLK_PERM_CONSISTENT_READ,
+                   BLK_PERM_CONSISTENT_READ, "\"consistent read\" lock");
+    ASSERT_REFUSED(&a, BLK_PERM_WRITE, BLK_PERM_CONSISTENT_READ,
+                   "shared \"resize\" lock");
+    ASSERT_TAKES(&a, 0, BLK_PERM_ALL);
+}
+END_TEST
+
 START_TEST(test_two_steps)
 {
     ASSERT_TAKES(&a, BLK_PERM_CONSISTENT_READ, BLK_PERM_ALL);
@@ -401,6 +425,7 @@ int main(void)
     tcase_add_test(tc, test_bytes);
     tcase_add_test(tc, test_conflicts);
     tcase_add_test(tc, test_refusal_changes_nothing);
+    tcase_add_test(tc, test_letting_go);
     tcase_add_test(tc, test_two_steps);
     tcase_add_test(tc, test_guard);
     tcase_add_test(tc, test_guard_over_unshared);
