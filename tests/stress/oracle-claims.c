@@ -264,8 +264,7 @@ static void ask_all(Worker *w)
     }
 }
 
-/* What the cache knows, against what has just been seen */
-static void peek_all(Worker *w)
+void oracle_check_map(Worker *w)
 {
     Oracle *o = w->o;
     int64_t length = blk_getlength(o->blk), offset, pnum;
@@ -306,10 +305,10 @@ void oracle_pause(Worker *w, bool ask)
         /* There are pages of the file's end, perhaps. */
         compare_all(w, o->side_buffered, "through the page cache");
     }
-    peek_all(w);
+    oracle_check_map(w);
     if (ask && !oracle_stopped(o)) {
         ask_all(w);
-        peek_all(w);
+        oracle_check_map(w);
     }
 }
 

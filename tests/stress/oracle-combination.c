@@ -219,26 +219,31 @@ static void resize_device(Worker *w)
     bdrv_graph_unlock();
     shadow_note(o->shadow, w->number, OP_KIND_RESIZE, shadow_now(o->shadow),
                 edge, max - edge, 0);
-    /* The last block is zero up to the end: what may join it next time is not. */
+    /* The last block is zero up to the end, and that is known if reads teach: what
+     * may join it next time is not. */
     edge = length - MIN(length, 64 * KIB);
     if (random_one_in(&w->rand, 2) &&
         blk_pwrite_zeroes(o->blk, edge, length - edge, 0) == 0) {
         w->counts.ops[OP_KIND_ZERO]++;
         shadow_set(o->shadow, edge, length - edge, VALUE_ZERO);
+        w->counts.ops[OP_KIND_READ]++;
+        oracle_read(w, edge, length - edge, 0);
     }
 }
 
 static void pause_all(Worker *w, bool last)
 {
     Oracle *o = w->o;
+    int resizes = random_below(&w->rand, 4);
     g_autoptr(GError) err = NULL;
 
     oracle_pause(w, last || w->counts.pauses % ASK_EVERY == 0);
     if (!place_share_again(o->place, &err)) {
         oracle_fail(w, 0, "%s", err->message);
     }
-    if (o->c->place->device && random_one_in(&w->rand, 2) && !last) {
+    for (; o->c->place->device && resizes > 0 && !last; resizes--) {
         resize_device(w);
+        oracle_check_map(w);
     }
     o->hot = random_below(&w->rand, blk_getlength(o->blk));
     o->hot -= o->hot % (64 * KIB);

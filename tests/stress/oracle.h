@@ -137,6 +137,8 @@ int64_t oracle_map(Worker *w, int64_t offset, int limit, bool probe);
 int oracle_read(Worker *w, int64_t offset, int64_t bytes, size_t shift);
 /* Nothing is in flight: compare all. @ask: and have all asked, so that it is known. */
 void oracle_pause(Worker *w, bool ask);
+/* The same: compare what the map knows, after a pause, with what was seen. */
+void oracle_check_map(Worker *w);
 /* Are the counters of the cache what they can be? */
 void oracle_check_counters(Worker *w, const Counts *all);
 
