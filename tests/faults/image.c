@@ -33,6 +33,17 @@ void image_prepare(const char *options)
     g_remove(path);
 }
 
+void image_change(void (*func)(void))
+{
+    image_make("");
+    REQUIRE(disk_try_open(NULL));
+    func();
+    disk_try_close();
+    g_bytes_unref(template);
+    template = file_contents(disk.path);
+    disk_drop();
+}
+
 char *image_options(const char *path, const char *options)
 {
     return g_strdup_printf(

@@ -15,6 +15,8 @@ bool create(const char *driver, const char *options, GError **errp);
  * @options: more of qcow2's for blockdev-create, or "".
  */
 void image_prepare(const char *options);
+/* The same is changed as @func changes it, while it is open. */
+void image_change(void (*func)(void));
 /* As disk_make(). @options: more of those of the node "d", above the file, or "" */
 void image_make(const char *options);
 /* The same, with a node "other-d" of this name and these options, for disk.options */

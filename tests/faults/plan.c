@@ -105,7 +105,7 @@ static const Kind kinds[] = {
       NULL,
       0,
       { EIO, EINTR, EINVAL },
-      { EIO, ENXIO, ENOMEM, ESTALE, EINTR, NOT_SUPPORTED, ENOTTY, ESPIPE } },
+      { EIO, ENOMEM, ESTALE, EINTR, NOT_SUPPORTED, ENOTTY, ESPIPE } },
     { "open64", NULL, 0, { EIO, EMFILE, EINVAL }, { OPEN_ERRORS } },
     { "stat64",
       NULL,
