@@ -171,6 +171,55 @@ static int64_t compare_unit(const Shadow *s, int64_t unit, int from, int to,
     return -1;
 }
 
+/* Is @op still in flight, and has nothing but what it overwrites been zero? */
+static bool is_newest(Shadow *s, const Record *op, int64_t unit)
+{
+    const UnitSet *set = &s->sets[unit];
+    uint32_t i;
+    int t;
+
+    for (i = 0; i < set->n; i++) {
+        if ((set->value[i] == VALUE_ZERO || set->value[i] >= VALUE_LAST) &&
+            set->stamp[i] >= op->begin) {
+            return false;
+        }
+    }
+    for (t = 0; t < MAX_THREADS; t++) {
+        const Record *other = &s->active[t];
+
+        if (s->is_active[t] && other->number != op->number &&
+            record_overlaps(other, unit * UNIT, UNIT)) {
+            return false;
+        }
+    }
+    return s->is_active[op->thread] &&
+           s->active[op->thread].number == op->number;
+}
+
+/*
+ * What a write in flight put there was read: from now on it is there for everybody,
+ * and nobody may be told what was there before. Lock held
+ */
+static void note_seen(Shadow *s, const ShadowRead *r, const Record *op,
+                      const char *buf)
+{
+    int64_t start = MAX(r->offset, op->offset);
+    int64_t end = MIN(r->offset + r->bytes, op->offset + op->bytes);
+    int64_t unit = (start + UNIT - 1) / UNIT;
+    uint64_t words[WORDS];
+    uint32_t stamp = 0;
+
+    for (; (unit + 1) * UNIT <= end; unit++) {
+        if (s->nonzero_since[unit] == 0 && is_newest(s, op, unit)) {
+            shadow_pattern(s, op->value, unit, words);
+            if (!memcmp(words, buf + (unit * UNIT - r->offset), UNIT)) {
+                stamp = stamp ? stamp : shadow_tick(s);
+                s->nonzero_since[unit] = stamp;
+            }
+        }
+    }
+}
+
 int64_t shadow_read_end(Shadow *s, ShadowRead *r, const void *buf,
                         int64_t *checked)
 {
@@ -181,6 +230,11 @@ int64_t shadow_read_end(Shadow *s, ShadowRead *r, const void *buf,
     *checked = 0;
     mutex_lock(&s->lock);
     collect_ops(s, r);
+    for (n = 0; n < r->n_ops; n++) {
+        if (r->ops[n].effect == EFFECT_DATA) {
+            note_seen(s, r, &r->ops[n], buf);
+        }
+    }
     mutex_unlock(&s->lock);
     if (r->vague) {
         return -1;

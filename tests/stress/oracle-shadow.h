@@ -19,7 +19,8 @@
  *
  * From that follows since when a unit has not been zero for certain: since the
  * end of a write that left only non-zero values, unless something began since
- * that could make it zero. Whoever says later that it is zero is wrong.
+ * that could make it zero; or since somebody has read what a write in flight put
+ * there. Whoever says later that it is zero is wrong.
  *
  * All functions may be called from any thread, but where something else is said.
  */
