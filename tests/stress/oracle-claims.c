@@ -142,12 +142,17 @@ int oracle_read(Worker *w, int64_t offset, int64_t bytes, size_t shift)
 {
     Oracle *o = w->o;
     char *buf = w->buf + shift;
+    struct iovec iov[2] = { { buf, bytes } };
     int64_t checked, bad;
     int ret;
 
     memset(buf, 0xee, bytes);
     shadow_read_begin(o->shadow, &w->read, offset, bytes);
-    ret = blk_pread(o->blk, offset, bytes, buf, 0);
+    /* one buffer, or two that meet anywhere */
+    iov[0].iov_len =
+        random_one_in(&w->rand, 4) ? 1 + random_below(&w->rand, bytes) : bytes;
+    iov[1] = (struct iovec){ buf + iov[0].iov_len, bytes - iov[0].iov_len };
+    ret = blk_preadv(o->blk, offset, bytes, iov, iov[1].iov_len ? 2 : 1, 0);
     if (ret < 0) {
         return ret;
     }
