@@ -153,6 +153,11 @@ static int check_locked(Qcow2State *s, BdrvCheckResult *res, unsigned fix,
                      __ATOMIC_RELAXED);
     qcow2_cache_clear(s->refblock_cache);
     qcow2_cache_clear(s->l2_cache);
+    /* If there was something, the image was corrupt and tables were not written: what
+     * is on the disk still refers to these. */
+    g_array_set_size(s->freed, 0);
+    s->freed_bytes = 0;
+    s->pack_offset = 0;
     s->free_hint = s->run_hint = 0;
     g_free(c.refs);
     g_free(c.seen);
