@@ -115,7 +115,8 @@ static inline size_t fuzz_remove(uint8_t *data, size_t size, size_t at,
     return size - n;
 }
 
-/* What warns would be told again and again. */
+/* What warns would be told again and again; but who looks at one input may want to
+ * see that, and more. */
 static inline void fuzz_no_log(const char *domain, GLogLevelFlags level,
                                const char *message, void *opaque)
 {
@@ -123,7 +124,9 @@ static inline void fuzz_no_log(const char *domain, GLogLevelFlags level,
 
 static inline void fuzz_quiet(void)
 {
-    g_log_set_default_handler(fuzz_no_log, NULL);
+    if (!g_getenv("FUZZ_VERBOSE")) {
+        g_log_set_default_handler(fuzz_no_log, NULL);
+    }
 }
 
 #endif

@@ -253,6 +253,13 @@ int main(int argc, char **argv)
     g_array_set_clear_func(inputs, clear_input);
     printf("1..%u\n", g_strv_length(paths) + (mutations > 0));
     for (i = 0; paths[i]; i++) {
+        char *path = g_canonicalize_filename(paths[i], NULL);
+
+        /* The fuzzer may go somewhere else. */
+        g_free(paths[i]);
+        paths[i] = path;
+    }
+    for (i = 0; paths[i]; i++) {
         if (g_file_test(paths[i], G_FILE_TEST_IS_DIR)) {
             printf("ok %d - %u inputs of %s\n", cases + 1, run_folder(paths[i]),
                    paths[i]);
