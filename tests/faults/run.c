@@ -38,10 +38,13 @@ typedef struct Shared {
 static Shared *shared;
 static const Scenario *current;
 
-static int option_long, option_pairs, option_keep_going, option_sites;
+static int option_brief, option_long, option_pairs, option_keep_going,
+    option_sites;
 static char *option_only;
 
 static const GOptionEntry entries[] = {
+    { "brief", 0, 0, G_OPTION_ARG_NONE, &option_brief,
+      "Each call fails once only, in one way or another", NULL },
     { "long", 0, 0, G_OPTION_ARG_NONE, &option_long,
       "All errors, on all file systems", NULL },
     { "pairs", 0, 0, G_OPTION_ARG_NONE, &option_pairs, "Two faults in each run",
@@ -237,6 +240,9 @@ static void run_all(int skip)
         for (j = 0; j < faults->len; j++) {
             Fault *f = &g_array_index(faults, Fault, j);
 
+            if (option_brief && j != i % faults->len) {
+                continue;
+            }
             f->after = i;
             if (current->errors_only && !option_long && !is_plain_error(f)) {
                 continue;
@@ -276,6 +282,7 @@ static void ignore(const char *domain, GLogLevelFlags level,
 static void child(char **given, int skip)
 {
     g_log_set_default_handler(ignore, NULL);
+    seam_reset(NULL, 0);
     if (current->prepare) {
         current->prepare();
     }
