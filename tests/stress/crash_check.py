@@ -172,7 +172,8 @@ class Check:
             what, data, after=after,
             durable=self.plan.power or kind == "qcow2" and self.was_killed,
             drops=filename == self.disk.image and self.plan.kind == "device"
-            and not self.plan.direct)
+            and not self.plan.direct,
+            torn=self.plan.power and not self.plan.direct)
         self.statistics["sectors certain"] += certain
 
     def _bitmaps(self):

@@ -22,7 +22,9 @@ and then has the device do it (`drops`).
 
 A sector is never a mixture: each is stamped as a whole with who wrote it, his
 how-many-eth request that was, and which sector it is for. So data at the wrong
-place and data of another disk show as well.
+place and data of another disk show as well. One exception (`torn`): the kernel may
+write a page to the disk while a client's write changes it, and if the power goes
+before it does so again, a sector is a mixture of values that it may hold.
 """
 
 import struct
@@ -87,7 +89,7 @@ class Truth:
                 .ljust(SECTOR, b"\0"))
 
     def check(self, what, data, after=FOREVER, before=FOREVER, durable=False,
-              also=None, drops=False):
+              also=None, drops=False, torn=False):
         """@data is what the disk held at some moment between the times @after
         and @before; where @also is given, or that which @also holds there
 
@@ -109,7 +111,8 @@ class Truth:
                     gone = r.begin
             if not self._possible(value, sector, requests, gone, before) and (
                     also is None or
-                    value != also[sector * SECTOR:(sector + 1) * SECTOR]):
+                    value != also[sector * SECTOR:(sector + 1) * SECTOR]) and \
+                    not (torn and self._mixed(value, sector, requests, gone)):
                 raise Wrong(self._sentence(what, value, sector, requests, gone,
                                            before, flushed))
             certain += gone >= 0
@@ -124,6 +127,16 @@ class Truth:
         request = self._writer(value, sector)
         return (request is not None and request.end >= gone and
                 request.begin < before)
+
+    def _mixed(self, value, sector, requests, gone):
+        """Each byte is of a value that may be there"""
+        values = [stamped(r.client, r.number, sector, 1)
+                  if r.kind == WRITE else ZEROES
+                  for r in requests if r.end >= gone]
+        if gone < 0:
+            values.append(self.first_content(sector))
+        return len(values) > 1 and all(
+            byte in {v[i] for v in values} for i, byte in enumerate(value))
 
     def _writer(self, value, sector):
         """The write that brought this to the sector"""
