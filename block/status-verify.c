@@ -54,7 +54,8 @@ typedef struct Piece {
 /* ---- what was found ----------------------------------------------------- */
 
 /* Blocks that are not all zero, joined where they touch. What comes after the last
- * that there is room for counts as not read. */
+ * that there is room for counts as not read: it is the next request's, unless there
+ * was a lie. */
 static void look(VerifyJob *s, Piece *p, int64_t block)
 {
     const uint8_t *buf = s->buf;
@@ -172,7 +173,7 @@ static int verify_next(VerifyJob *s)
     }
     p.n_lies = status_cache_verify_end(cache, &op, p.read, p.found, p.n_found,
                                        p.lies, MAX_RANGES);
-    s->pos = p.start + p.bytes;
+    s->pos = p.start + (ret == 0 ? p.read : p.bytes);
     show_progress(s, cache);
     if (ret < 0) {
         ret = read_failed(s, &p, ret);

@@ -443,6 +443,26 @@ START_TEST(test_lie_beside_a_write)
 }
 END_TEST
 
+static void write_here_and_there(void)
+{
+    int64_t i;
+
+    for (i = 0; i < 70; i++) {
+        ASSERT_WRITES(node, 5 * MIB + i * 8 * KIB, 4 * KIB, 'y');
+    }
+}
+
+/* However many have written: what comes behind them is looked at, too. */
+START_TEST(test_lie_behind_writes)
+{
+    pretend_zero(6 * MIB - 4 * KIB, 4 * KIB);
+    plan.number = 4;
+    plan.before = write_here_and_there;
+    run_job();
+    assert_fails("v:MISMATCH(6287360+4096)", 6 * MIB - 4 * KIB, 4096, 4096);
+}
+END_TEST
+
 /* ---- errors ------------------------------------------------------------- */
 
 START_TEST(test_read_error)
@@ -730,6 +750,7 @@ int main(void)
     tcase_add_test(tc, test_write_during_read);
     tcase_add_loop_test(tc, test_write_stays, 0, 2);
     tcase_add_test(tc, test_lie_beside_a_write);
+    tcase_add_test(tc, test_lie_behind_writes);
     tcase_add_test(tc, test_read_error);
     tcase_add_loop_test(tc, test_shrinks_during_read, 0, 2);
     tcase_add_test(tc, test_pause);
