@@ -179,8 +179,10 @@ static void put_request(GByteArray *out, const NbdTalk *talk,
 /* Where a client would send them so that both know what comes next */
 static NbdSent parse_request(FuzzInput *in, const NbdTalk *talk)
 {
-    NbdSent sent = { .type = fuzz_u8(in) % 10, .flags = fuzz_u8(in) };
+    NbdSent sent;
 
+    sent.type = fuzz_u8(in) % 10;
+    sent.flags = fuzz_u8(in);
     sent.offset = fuzz_u8(in) * (SIZE / 240);
     sent.length = fuzz_u8(in);
     sent.length = sent.length * (fuzz_u8(in) + 1);

@@ -250,11 +250,39 @@ typedef struct Entries {
     bool
         tail; /* beyond the end of the disk: they show if it gets longer, in QEMU,
                    too */
+    bool table; /* of data, that lead to tables */
     bool loose; /* some that are not marked as the only ones to lead there */
 } Entries;
 
+static bool is_table(const Qcow2State *state, uint64_t offset)
+{
+    uint32_t i;
+
+    for (i = 0; i < state->l1_entries; i++) {
+        if ((state->l1[i] & QCOW2_OFFSET_MASK) == offset) {
+            return true;
+        }
+    }
+    for (i = 0; i < state->reftable_entries; i++) {
+        if (state->reftable[i] == offset) {
+            return true;
+        }
+    }
+    return offset < (uint64_t)state->cluster_size ||
+           (offset >= state->l1_offset &&
+            offset < state->l1_offset + state->l1_entries * 8) ||
+           (offset >= state->reftable_offset &&
+            offset < state->reftable_offset + state->reftable_entries * 8) ||
+           (state->n_snapshots && offset >= state->snapshots_offset &&
+            offset < state->snapshots_offset + state->snapshots_bytes);
+}
+
 static void look_at(Entries *e, const Session *s, int64_t guest, uint64_t entry)
 {
+    uint64_t offset = entry & QCOW2_OFFSET_MASK;
+
+    e->table |= offset && !(entry & QCOW2_COMPRESSED) &&
+                is_table(s->bs->opaque, offset);
     e->tail |= guest >= s->length && entry;
     e->loose |= (entry & QCOW2_OFFSET_MASK) &&
                 !(entry & (QCOW2_COPIED | QCOW2_COMPRESSED));
@@ -339,7 +367,9 @@ static void trust(Session *s)
         s->has_tail = e.tail;
         /* Without snapshots two such entries lead to one place, or one to a
          * table: see above. */
-        s->trusted = !e.loose || ((Qcow2State *)s->bs->opaque)->n_snapshots > 0;
+        s->trusted =
+            !e.table &&
+            (!e.loose || ((Qcow2State *)s->bs->opaque)->n_snapshots > 0);
     }
     if (s->trusted) {
         learn_all(s);
@@ -358,6 +388,8 @@ static void mend(BlockDriverState *bs, unsigned fix)
     }
 }
 
+/* While an image is used the check goes by what is in memory, of L1 tables; so who
+ * trusts it opens it again. */
 static void step_mend(Session *s, const Qcow2Step *step)
 {
     mend(s->bs,
@@ -365,7 +397,7 @@ static void step_mend(Session *s, const Qcow2Step *step)
     if (s->trusted) {
         compare_all(s);
         check(s);
-    } else {
+    } else if (session_open_again(s, s->read_only)) {
         trust(s);
     }
 }
@@ -534,6 +566,8 @@ static void step_resize(Session *s, const Qcow2Step *step)
     s->length = bdrv_getlength(s->bs);
     bdrv_graph_unlock();
     fuzz_assert(s->length == (ret == 0 ? length : old));
+    /* What the header may refer to by now is not given back. */
+    s->leak_free &= ret == 0;
     if (length < old) {
         /* What is cut off is given up first, and lost if something fails then. */
         forget(s, length, SESSION_WINDOW);

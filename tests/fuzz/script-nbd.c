@@ -75,6 +75,16 @@ static size_t put_script(Peer *p, size_t bytes)
     return n;
 }
 
+/* The same into @data */
+static size_t copy_script(ScriptNbd *s, uint8_t *data, size_t bytes)
+{
+    size_t n;
+    const uint8_t *from = fuzz_bytes(&s->script, bytes, &n);
+
+    memcpy(data, from, n);
+    return n;
+}
+
 /* ---- the handshake ---------------------------------------------------------- */
 
 static void put_option_reply(Peer *p, uint32_t option, uint32_t type,
@@ -157,7 +167,7 @@ static bool answer_option(Peer *p, uint32_t option, bool *refused)
     switch (kind % 16) {
     case 10: /* an error, maybe with words */
         n = fuzz_u8(&s->script) % 64;
-        memcpy(data, fuzz_bytes(&s->script, n, &n), n);
+        n = copy_script(s, data, n);
         put_option_reply(p, option, errors[kind / 16 % G_N_ELEMENTS(errors)],
                          data, n);
         *refused = true;
@@ -166,7 +176,7 @@ static bool answer_option(Peer *p, uint32_t option, bool *refused)
     case 12:
         type = fuzz_u8(&s->script) % 8;
         n = fuzz_u8(&s->script);
-        memcpy(data, fuzz_bytes(&s->script, n, &n), n);
+        n = copy_script(s, data, n);
         put_option_reply(p, option, type, data, n);
         answer_well(p, option);
         return true;
@@ -439,10 +449,11 @@ static void answer_in_parts(Peer *p, const Request *r)
 
     while (n-- > 0 && at < end) {
         uint8_t kind = fuzz_u8(in);
-        uint64_t bytes =
-            MIN((uint64_t)r->length * (fuzz_u8(in) + 1) / 256 + 1, end - at);
-        uint16_t flags = n == 0 || at + bytes == end ? NBD_REPLY_FLAG_DONE : 0;
+        uint64_t bytes = (uint64_t)r->length * (fuzz_u8(in) + 1) / 256 + 1;
+        uint16_t flags;
 
+        bytes = MIN(bytes, end - at);
+        flags = n == 0 || at + bytes == end ? NBD_REPLY_FLAG_DONE : 0;
         switch (kind % 8) {
         case 0: /* left out */
             break;
@@ -534,7 +545,7 @@ static bool answer_request(Peer *p, const Request *r)
         type = fuzz_u16(in);
         flags = fuzz_u8(in);
         n = fuzz_u8(in);
-        memcpy(data, fuzz_bytes(in, n, &n), n);
+        n = copy_script(p->s, data, n);
         put_chunk(p, r, flags, type, data, n);
         if (flags & NBD_REPLY_FLAG_DONE) {
             return true;
@@ -543,7 +554,7 @@ static bool answer_request(Peer *p, const Request *r)
         return true;
     case 12: /* an error, with any words, and then a success */
         n = fuzz_u8(in);
-        memcpy(data, fuzz_bytes(in, n, &n), n);
+        n = copy_script(p->s, data, n);
         put_chunk(p, r, fuzz_u8(in) & 1, NBD_REPLY_TYPE_ERROR | (kind >> 6),
                   data, n);
         answer_request_well(p, r);
