@@ -5,9 +5,10 @@
 
 #include "run-int.h"
 
-static char *what;    /* is being done */
-static int before;    /* faults that came before this operation */
-static int hits_then; /* in the operation that ended last */
+static char *what;      /* is being done */
+static int before;      /* faults that came before this operation */
+static int hits_then;   /* in the operation that ended last */
+static bool sync_lasts; /* it failed by what had begun before, a sync */
 
 void op_begin(const char *fmt, ...)
 {
@@ -18,6 +19,7 @@ void op_begin(const char *fmt, ...)
     what = g_strdup_vprintf(fmt, ap);
     va_end(ap);
     before = seam_hits();
+    sync_lasts = false;
     seam_open();
 }
 
@@ -51,6 +53,9 @@ bool op_hit_sync(void)
 {
     int i;
 
+    if (sync_lasts) {
+        return true;
+    }
     for (i = 0; i < hits_then; i++) {
         if (plan_is_sync(op_hit(i))) {
             return true;
@@ -87,6 +92,7 @@ static bool find_reported(bool (*fits)(const Fault *f, const void *opaque),
 
         if ((i >= before || fault_lasts(f)) && may_be_reported(f) &&
             fits(f, opaque)) {
+            sync_lasts = i < before && plan_is_sync(f);
             return true;
         }
     }
@@ -157,4 +163,5 @@ void op_reset(void)
 {
     g_clear_pointer(&what, g_free);
     before = hits_then = 0;
+    sync_lasts = false;
 }

@@ -168,6 +168,20 @@ bool seam_is_foreign(const char *path)
     return __real_stat64(path, &st) == 0 && is_foreign(&st);
 }
 
+/* Where threads race, another call may have the number of the one that was meant:
+ * what cannot happen to it, or would be an answer, is an error instead. */
+static void suit(Fault *f, const SeamCall *call)
+{
+    bool transfers = g_str_has_prefix(call->name, "p") &&
+                     strcmp(call->name, "posix_fadvise64") != 0;
+
+    if ((!f->err && !transfers) ||
+        (f->err == ENXIO && !strcmp(call->name, "lseek64"))) {
+        f->kind = f->kind == FAULT_ALWAYS ? FAULT_ALWAYS : FAULT_FAIL;
+        f->err = EIO;
+    }
+}
+
 const Fault *seam_meet(const char *name, const char *detail, int fd,
                        bool durable, void *site)
 {
@@ -190,6 +204,7 @@ const Fault *seam_meet(const char *name, const char *detail, int fd,
     f = find_always(&call);
     if (!f && n_hit < n_faults && since++ == faults[n_hit].after) {
         f = &faults[n_hit];
+        suit(&faults[n_hit], &call);
         faults[n_hit].hit = true;
         faults[n_hit].call = call;
         n_hit++;
