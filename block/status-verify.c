@@ -105,7 +105,7 @@ static int fail_with_lies(VerifyJob *s, const Piece *p)
     }
     job_set_error(s->job, -EIO,
                   "Node '%s' has data where its status cache knew zeroes: "
-                  "%" PRId64 " bytes at offset %" PRId64 ", %" PRId64
+                  "%" PRId64 " bytes at offset %" PRId64 ", at least %" PRId64
                   " bytes in all; the cache is not believed any more",
                   bdrv_node_name(s->bs), p->lies[0].end - p->lies[0].start,
                   p->lies[0].start, bytes);
@@ -150,6 +150,19 @@ static void show_progress(VerifyJob *s, StatusCache *cache)
     s->left = left;
 }
 
+/* Nothing is left: because another job has found a lie? */
+static int check_trust(VerifyJob *s, StatusCache *cache)
+{
+    if (!status_cache_is_distrusted(cache)) {
+        return 0;
+    }
+    job_set_error(s->job, -EIO,
+                  "Another job found data on node '%s' where its status cache "
+                  "knew zeroes",
+                  bdrv_node_name(s->bs));
+    return -EIO;
+}
+
 /* One request, inside the gate: 1, 0 if there is nothing left, or -errno */
 static int verify_next(VerifyJob *s)
 {
@@ -161,8 +174,11 @@ static int verify_next(VerifyJob *s)
 
     if (!status_cache_verify_begin(cache, &op, s->pos, max_bytes(s), &p.start,
                                    &p.bytes)) {
-        show_progress(s, cache);
-        return 0;
+        ret = check_trust(s, cache);
+        if (ret == 0) {
+            show_progress(s, cache);
+        }
+        return ret;
     }
     job_ratelimit_charge(s->job, p.bytes);
     iov.iov_len = p.bytes;
@@ -174,28 +190,16 @@ static int verify_next(VerifyJob *s)
     p.n_lies = status_cache_verify_end(cache, &op, p.read, p.found, p.n_found,
                                        p.lies, MAX_RANGES);
     s->pos = p.start + (ret == 0 ? p.read : p.bytes);
-    show_progress(s, cache);
     if (ret < 0) {
         ret = read_failed(s, &p, ret);
     } else if (p.n_lies > 0) {
         ret = fail_with_lies(s, &p);
     }
-    return ret < 0 ? ret : 1;
-}
-
-/* Nothing is left: because another job has found a lie? */
-static int check_trust(VerifyJob *s)
-{
-    g_autoptr(StatusCache) cache = bdrv_get_status_cache(s->bs);
-
-    if (!status_cache_is_distrusted(cache)) {
-        return 0;
+    if (ret < 0) {
+        return ret; /* and it is seen that this was not done */
     }
-    job_set_error(s->job, -EIO,
-                  "Another job found data on node '%s' where its status cache "
-                  "knew zeroes",
-                  bdrv_node_name(s->bs));
-    return -EIO;
+    show_progress(s, cache);
+    return 1;
 }
 
 static int verify_run(Job *job)
@@ -216,9 +220,6 @@ static int verify_run(Job *job)
         } else if ((ret = blk_enter(s->blk)) == 0) {
             job_set_busy(job, true);
             ret = verify_next(s);
-            if (ret == 0) {
-                ret = check_trust(s);
-            }
             job_set_busy(job, false);
             blk_leave(s->blk);
             if (ret == 0) {

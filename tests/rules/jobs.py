@@ -216,14 +216,8 @@ BREAKS = [
      '''(ret = blk_enter(s->blk)) == 0) {
             job_set_busy(job, true);
             ret = verify_next(s);
-            if (ret == 0) {
-                ret = check_trust(s);
-            }
             job_set_busy(job, false);
-            blk_leave(s->blk);''', '''(ret = verify_next(s)) <= 0) {
-            if (ret == 0) {
-                ret = check_trust(s);
-            }'''),
+            blk_leave(s->blk);''', '''(ret = verify_next(s)) <= 0) {'''),
     (VERIFY, 'verify-lies', 'a lie is told, and the job fails',
      'ret = fail_with_lies(s, &p);', ';'),
     (VERIFY, 'verify-many', 'what there is no room for counts as not read',

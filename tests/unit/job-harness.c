@@ -228,7 +228,8 @@ int64_t event_int(const char *event, const char *name)
     for (i = event_log->len; i-- > 0;) {
         const Event *e = event_log->pdata[i];
 
-        if (!strcmp(e->word, event)) {
+        if (g_str_has_prefix(e->word, event) &&
+            strchr("(", e->word[strlen(event)])) {
             return json_object_get_int_member(e->data, name);
         }
     }
