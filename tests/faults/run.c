@@ -368,6 +368,10 @@ int run_main(int argc, char **argv, const Scenario *scenarios)
         g_printerr("%s\n", err->message);
         return 1;
     }
+    if (argc > 1) {
+        g_printerr("unexpected argument '%s'\n", argv[1]);
+        return 1;
+    }
     words = option_only ? g_strsplit(option_only, "/", -1) : NULL;
     shared = mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE,
                   /* cppcheck-suppress invalidFunctionArg */
@@ -398,6 +402,14 @@ int run_main(int argc, char **argv, const Scenario *scenarios)
            runs, shared->n_sites);
     if (option_sites) {
         print_sites();
+    }
+    if (total == 0) {
+        g_printerr("there is no scenario '%s'; there are:", words[0]);
+        for (current = scenarios; current->name; current++) {
+            g_printerr(" %s", current->name);
+        }
+        g_printerr("\n");
+        return 1;
     }
     return failed > 0;
 }
