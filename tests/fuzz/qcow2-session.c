@@ -352,6 +352,37 @@ static bool shares_clusters(Session *s)
     return false;
 }
 
+static bool is_only(Qcow2State *state, uint64_t offset, uint64_t bytes)
+{
+    uint64_t end = offset + bytes, refcount;
+
+    for (; offset < end; offset += state->cluster_size) {
+        if (qcow2_get_refcount(state, qcow2_cluster_index(state, offset),
+                               &refcount) < 0 ||
+            refcount != 1) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/*
+ * Is what is overwritten where it is nothing else, too? With a refcount of 2 that is no
+ * corruption, but becomes one if, say, a snapshot has the L1 table as an L2 table.
+ * Refcount blocks are looked at by the check.
+ */
+static bool shares_tables(Session *s)
+{
+    Qcow2State *state = s->bs->opaque;
+    MUTEX_GUARD(&state->lock);
+
+    return !is_only(state, 0, state->cluster_size) ||
+           !is_only(state, state->l1_offset, state->l1_entries * 8) ||
+           !is_only(state, state->reftable_offset,
+                    state->reftable_entries * 8) ||
+           !is_only(state, state->bitmaps_offset, state->bitmaps_bytes);
+}
+
 /* If nothing is wrong with the image, it is to behave from now on. */
 static void trust(Session *s)
 {
@@ -359,7 +390,8 @@ static void trust(Session *s)
     int ret = run_check(s->bs, &r, 0);
 
     s->trusted = ret == 0 && !r.corruptions && !r.check_errors &&
-                 !qcow2_is_corrupt(s->bs->opaque) && !shares_clusters(s);
+                 !qcow2_is_corrupt(s->bs->opaque) && !shares_clusters(s) &&
+                 !shares_tables(s);
     s->leak_free = s->trusted && !r.leaks && is_free_beyond(s);
     if (s->trusted) {
         Entries e = look_at_entries(s);
