@@ -77,7 +77,6 @@ static void start(void)
 {
     struct rlimit limit = { MAX_FILE, MAX_FILE };
     const char *base = FUZZ_FOLDER "/base/plain";
-    g_autofree char *first = NULL;
     char *data;
     gsize size;
 
