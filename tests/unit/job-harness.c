@@ -274,6 +274,7 @@ void harness_stop(void)
     g_autoptr(GPtrArray) nodes = NULL;
 
     g_assert(json_array_get_length(jobs) == 0);
+    job_cancel_all_sync(); /* their threads may still be on their way out */
     mutex_lock(&lock);
     stopping = true;
     cond_broadcast(&changed);
