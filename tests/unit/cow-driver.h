@@ -59,13 +59,30 @@ static inline void cow_close(BlockDriverState *bs)
     g_free(cow_state(bs)->blocks);
 }
 
+/* Jobs look while guests write. */
+static inline CowBlock cow_block(CowState *s, int64_t offset)
+{
+    return __atomic_load_n(&s->blocks[offset / COW_BLOCK], __ATOMIC_ACQUIRE);
+}
+
+static inline void cow_set_blocks(CowState *s, int64_t offset, int64_t bytes,
+                                  CowBlock type)
+{
+    int64_t i, n = (bytes + COW_BLOCK - 1) / COW_BLOCK;
+
+    for (i = 0; i < n; i++) {
+        __atomic_store_n(&s->blocks[offset / COW_BLOCK + i], type,
+                         __ATOMIC_RELEASE);
+    }
+}
+
 static inline int64_t cow_run(CowState *s, int64_t offset, int64_t bytes,
                               CowBlock *type)
 {
     int64_t end = offset;
 
-    *type = s->blocks[offset / COW_BLOCK];
-    while (end < offset + bytes && s->blocks[end / COW_BLOCK] == *type) {
+    *type = cow_block(s, offset);
+    while (end < offset + bytes && cow_block(s, end) == *type) {
         end = (end / COW_BLOCK + 1) * COW_BLOCK;
     }
     return MIN(end - offset, bytes);
@@ -105,8 +122,7 @@ static inline int cow_pwritev(BlockDriverState *bs, int64_t offset,
     int ret = bdrv_pwritev(bs->file->bs, offset, bytes, iov, niov, flags);
 
     if (ret == 0) {
-        memset(cow_state(bs)->blocks + offset / COW_BLOCK, COW_DATA,
-               (bytes + COW_BLOCK - 1) / COW_BLOCK);
+        cow_set_blocks(cow_state(bs), offset, bytes, COW_DATA);
     }
     return ret;
 }
