@@ -22,7 +22,8 @@
  *
  * Before the job copies and after it was cancelled or has failed writes go to
  * the source only, and mark what they write as in any mirror. Their hold makes
- * sure that the workers, who come later, wait for what began before.
+ * sure that the workers, who begin when all new writes go to both, wait for what
+ * began before.
  *
  * A write that fails on the target is none of the guest's business. It is the
  * job's, by its policy; as long as that lets it go on it goes on here, too.

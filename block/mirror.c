@@ -186,13 +186,15 @@ static int mirror_run(Job *job)
         mirror_learn_target(s);
         s->target_known = true;
     }
+    /* Not before: what was learned of the target would be old news. Not after
+     * the workers have begun: what a guest writes to the source only, they must
+     * still have to copy. */
+    g_atomic_int_set(&s->active, s->write_blocking);
     ret = mirror_start_workers(s);
     if (ret < 0) {
         job_set_error(job, ret, "Could not start threads: %s",
                       g_strerror(-ret));
     } else {
-        /* Not before: what was learned of the target would be old news. */
-        g_atomic_int_set(&s->active, s->write_blocking);
         mirror_release(s);
         ret = follow(s);
     }

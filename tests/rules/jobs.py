@@ -52,6 +52,10 @@ BREAKS = [
         mirror_learn''', '''    g_atomic_int_set(&s->active, s->write_blocking);
     if (!s->target_known) {
         mirror_learn'''),
+    (MIRROR, 'active-first', 'guests write to both disks before the workers begin',
+     '''    g_atomic_int_set(&s->active, s->write_blocking);
+    ret = mirror_start_workers(s);''', '''    ret = mirror_start_workers(s);
+    g_atomic_int_set(&s->active, s->write_blocking);'''),
     (ACTIVE, 'active-4', 'what a guest writes is not known to be zero any more',
      '    target_zero_clear(&s->target_zero, offset, bytes);\n', ''),
     (ACTIVE, 'active-5', 'dirty bits are cleared before the source is written',

@@ -7,6 +7,7 @@
 #include <sched.h>
 #include <string.h>
 
+#include "block/job-workers.h"
 #include "block/mirror-int.h"
 #include "job-harness.h"
 #include "mirror-fixture.h"
@@ -194,6 +195,44 @@ START_TEST(test_same_order)
 END_TEST
 
 /* ---- guests and workers ------------------------------------------------- */
+
+/* When the workers are about to start */
+static void (*before_workers)(void);
+
+int __real_job_workers_start(JobWorkers *w, unsigned n, void *(*run)(void *),
+                             JobWorkerOpaque *item, void *opaque);
+int __wrap_job_workers_start(JobWorkers *w, unsigned n, void *(*run)(void *),
+                             JobWorkerOpaque *item, void *opaque);
+
+int __wrap_job_workers_start(JobWorkers *w, unsigned n, void *(*run)(void *),
+                             JobWorkerOpaque *item, void *opaque)
+{
+    if (before_workers) {
+        before_workers();
+    }
+    return __real_job_workers_start(w, n, run, item, opaque);
+}
+
+static void write_before_workers(void)
+{
+    before_workers = NULL;
+    pwrite_ok(0, 512, 9);
+    ck_assert_int_eq(mem_disk_data(dst)[511], 9);
+}
+
+/* A write that got to the source only could come after the worker's copy of the
+ * same granule, and be missing on the target when the job is ready. */
+START_TEST(test_first_write)
+{
+    make(MiB);
+    before_workers = write_before_workers;
+    start_active();
+    wait_event("m:READY");
+    ck_assert(before_workers == NULL);
+    finish_and_compare();
+    unmake();
+}
+END_TEST
 
 /* A worker has read and is about to write: the guest waits for it. Whatever the
  * guest does then is newer. */
@@ -711,6 +750,7 @@ static Suite *suite(void)
     tcase_add_checked_fixture(t, harness_start, harness_stop);
     tcase_add_test(t, test_both);
     tcase_add_test(t, test_same_order);
+    tcase_add_test(t, test_first_write);
     tcase_add_test(t, test_after_worker);
     tcase_add_test(t, test_never_free);
     tcase_add_test(t, test_drain);
