@@ -25,10 +25,10 @@
  *  2. A zero-write changes no bits at its beginning; it starts tainted where a
  *     data write is in flight. If it succeeds, what it covers whole (rounded
  *     inward) is zero where it is untainted, and unknown where it is tainted.
- *     A hole punched into a regular file is the same. If it failed or is not supported, it changes
- *     nothing: zeroes stay zeroes, data may stay called data. A discard without
- *     a promise (BLKDISCARD) makes its range unknown, at its beginning and at
- *     its end, and taints as a data write does in between.
+ *     A hole punched into a regular file is the same. If it failed or is not
+ *     supported, it changes nothing: zeroes stay zeroes, data may stay called
+ *     data. A discard without a promise (BLKDISCARD) makes its range unknown, at
+ *     its beginning and at its end, and taints as a data write does in between.
  *  3. A probe registers before its first look and starts tainted where a data
  *     write is in flight. Whatever turns known into unknown taints overlapping
  *     probes, for they may have looked before. What a probe saw is stored only

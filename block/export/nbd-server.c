@@ -11,6 +11,7 @@
 
 #include <errno.h>
 #include <glib-unix.h>
+#include <inttypes.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -208,7 +209,10 @@ static bool get_handshake_us(JsonObject *options, int64_t *us, GError **errp)
     int64_t seconds = schema_get_int(options, "handshake-max-seconds", 0);
 
     if (seconds < 0 || seconds > UINT32_MAX) {
-        error_setg(errp, "Parameter 'handshake-max-seconds' expects uint32_t");
+        error_setg(
+            errp,
+            "Parameter 'handshake-max-seconds' expects 0 to %u, not %" PRId64,
+            UINT32_MAX, seconds);
         return false;
     }
     *us = seconds ? seconds * G_USEC_PER_SEC : INT64_MAX;

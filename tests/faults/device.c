@@ -49,13 +49,6 @@ static void start(const char *options)
     disk_open();
 }
 
-static void finish(void)
-{
-    disk_check();
-    disk_close();
-    disk_drop();
-}
-
 static void all_requests(void)
 {
     disk_status(BDRV_WANT_PRECISE);
@@ -81,14 +74,14 @@ static void requests(void)
     start("'discard':'unmap'");
     all_requests();
     disk_resize(LENGTH);
-    finish();
+    disk_finish();
 }
 
 static void requests_direct(void)
 {
     start("'discard':'unmap','cache':{'direct':true}");
     all_requests();
-    finish();
+    disk_finish();
 }
 
 /* The device is in use under another name: the file behind it. */
@@ -111,7 +104,7 @@ static void file_behind(void)
     op_begin("close the file behind");
     REQUIRE(node_del("other", NULL));
     op_stop();
-    finish();
+    disk_finish();
 }
 
 static const Scenario scenarios[] = {

@@ -513,3 +513,10 @@ void disk_share(uint64_t perm, uint64_t shared)
     op_stop();
     disk_check();
 }
+
+void disk_finish(void)
+{
+    disk_check();
+    disk_close();
+    disk_drop();
+}

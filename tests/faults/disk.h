@@ -67,6 +67,8 @@ bool disk_try_open(GError **errp);
 void disk_try_close(void);
 /* Nothing fails; what is on the disk is what may be, and is known from now on. */
 void disk_check(void);
+/* Checked, closed and gone: the end of a scenario */
+void disk_finish(void);
 
 /* Whole contents of the file @path, and a node made of JSON with ' for " */
 GBytes *file_contents(const char *path);

@@ -12,13 +12,6 @@ static void start(const char *options)
     disk_open();
 }
 
-static void finish(void)
-{
-    disk_check();
-    disk_close();
-    disk_drop();
-}
-
 static void all_requests(void)
 {
     disk_status(BDRV_WANT_PRECISE);
@@ -44,21 +37,21 @@ static void requests(void)
 {
     start("'discard':'unmap'");
     all_requests();
-    finish();
+    disk_finish();
 }
 
 static void requests_seek(void)
 {
     start("'discard':'unmap','status-probe':'seek'");
     all_requests();
-    finish();
+    disk_finish();
 }
 
 static void requests_direct(void)
 {
     start("'discard':'unmap'," DIRECT);
     all_requests();
-    finish();
+    disk_finish();
 }
 
 static void requests_learn(void)
@@ -69,7 +62,7 @@ static void requests_learn(void)
     disk_write(64 * KIB, 16 * KIB, 0, 0); /* is found to be zeroes */
     disk_read(0, LENGTH);
     all_requests();
-    finish();
+    disk_finish();
 }
 
 static void requests_without_cache(void)
@@ -79,7 +72,7 @@ static void requests_without_cache(void)
     disk_write(8 * KIB, 16 * KIB, 10, 0);
     disk_zero(16 * KIB, 16 * KIB, 0);
     disk_status(BDRV_WANT_PRECISE);
-    finish();
+    disk_finish();
 }
 
 /* Reads in a row that leave zeroes out make the kernel read ahead. */
@@ -95,7 +88,7 @@ static void reads_ahead(void)
     for (at = 0; at < LENGTH; at += 64 * KIB) {
         disk_read(at, 64 * KIB);
     }
-    finish();
+    disk_finish();
 }
 
 /* The pages go after a status question, and others come. */
@@ -113,7 +106,7 @@ static void many_mappings(void)
     disk_status(BDRV_WANT_PRECISE);
     disk_write(170 * KIB, 100, 11, 0);
     disk_status(BDRV_WANT_ZERO);
-    finish();
+    disk_finish();
 }
 
 static void growing(void)
@@ -124,7 +117,7 @@ static void growing(void)
     disk_zero(LENGTH + 30 * KIB, 8 * KIB, BDRV_REQ_MAY_UNMAP);
     disk_zero(LENGTH + 40 * KIB + 5, 8 * KIB, 0);
     disk_status(BDRV_WANT_PRECISE);
-    finish();
+    disk_finish();
 }
 
 static void growing_direct(void)
@@ -135,7 +128,7 @@ static void growing_direct(void)
     disk_read(LENGTH + 20 * KIB, 3100);
     disk_zero(LENGTH + 30 * KIB, 8 * KIB, 0);
     disk_status(BDRV_WANT_PRECISE);
-    finish();
+    disk_finish();
 }
 
 static void resizing(void)
@@ -149,7 +142,7 @@ static void resizing(void)
     disk_resize(LENGTH);
     disk_status(BDRV_WANT_PRECISE);
     disk_write(120 * KIB, 4 * KIB, 11, 0);
-    finish();
+    disk_finish();
 }
 
 /* Options change, and so do users */
@@ -174,7 +167,7 @@ static void reopening(void)
     disk_share(BLK_PERM_CONSISTENT_READ, BLK_PERM_ALL);
     disk_reopen(off);
     disk_share(BLK_PERM_WRITE | BLK_PERM_CONSISTENT_READ, BLK_PERM_ALL);
-    finish();
+    disk_finish();
 }
 
 /* Opened for reading, and again for who is going to write */
@@ -189,7 +182,7 @@ static void auto_read_only(void)
     disk_share(BLK_PERM_CONSISTENT_READ | BLK_PERM_WRITE,
                BLK_PERM_CONSISTENT_READ);
     disk_status(BDRV_WANT_PRECISE);
-    finish();
+    disk_finish();
 }
 
 static void read_only(void)
@@ -201,7 +194,7 @@ static void read_only(void)
     disk_status(BDRV_WANT_PRECISE);
     disk_read(0, LENGTH);
     disk_flush();
-    finish();
+    disk_finish();
 }
 
 /* A second node of the file: neither remembers zeroes meanwhile. */
@@ -227,7 +220,7 @@ static void two_nodes(void)
     REQUIRE(node_del("other", NULL));
     op_stop();
     disk_status(BDRV_WANT_PRECISE);
-    finish();
+    disk_finish();
 }
 
 static void through_raw(void)
@@ -243,7 +236,7 @@ static void through_raw(void)
     disk_open();
     all_requests();
     disk_resize(LENGTH + 8 * KIB);
-    finish();
+    disk_finish();
 }
 
 static const Scenario scenarios[] = {

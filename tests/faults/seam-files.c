@@ -18,6 +18,7 @@
 #include <glib.h>
 
 #include "seam.h"
+#include "../unit/wrapped-calls.h"
 
 #ifndef SYS_cachestat
 #define SYS_cachestat 451
@@ -83,8 +84,6 @@ GDir *__wrap_g_dir_open(const char *path, guint flags, GError **errp)
 
 int __real_open64(const char *path, int flags, ...);
 int __wrap_open64(const char *path, int flags, ...);
-int __real_dup3(int from, int to, int flags);
-int __wrap_dup3(int from, int to, int flags);
 
 int __wrap_open64(const char *path, int flags, ...)
 {
@@ -184,16 +183,10 @@ static const char *syscall_name(long number)
     }
 }
 
-int __real_ioctl(int fd, unsigned long request, void *arg);
-int __wrap_ioctl(int fd, unsigned long request, ...);
 int __real_fcntl64(int fd, int command, void *arg);
 int __wrap_fcntl64(int fd, int command, ...);
 long __real_syscall(long number, long a, long b, long c, long d, long e);
 long __wrap_syscall(long number, ...);
-int __real_fallocate64(int fd, int mode, off_t offset, off_t bytes);
-int __wrap_fallocate64(int fd, int mode, off_t offset, off_t bytes);
-off_t __real_lseek64(int fd, off_t offset, int whence);
-off_t __wrap_lseek64(int fd, off_t offset, int whence);
 
 int __wrap_ioctl(int fd, unsigned long request, ...)
 {
@@ -273,14 +266,6 @@ typedef struct Transfer {
     int flags;
 } Transfer;
 
-ssize_t __real_pwritev64v2(int fd, const struct iovec *iov, int niov,
-                           off_t offset, int flags);
-ssize_t __wrap_pwritev64v2(int fd, const struct iovec *iov, int niov,
-                           off_t offset, int flags);
-ssize_t __real_preadv64v2(int fd, const struct iovec *iov, int niov,
-                          off_t offset, int flags);
-ssize_t __wrap_preadv64v2(int fd, const struct iovec *iov, int niov,
-                          off_t offset, int flags);
 ssize_t __wrap_pread64(int fd, void *buf, size_t bytes, off_t offset);
 ssize_t __wrap_pwrite64(int fd, const void *buf, size_t bytes, off_t offset);
 
@@ -369,11 +354,6 @@ ssize_t __wrap_pwrite64(int fd, const void *buf, size_t bytes, off_t offset)
 
 WRAP_SYNC(fdatasync)
 WRAP_SYNC(fsync)
-
-int __real_sync_file_range(int fd, off_t offset, off_t bytes, unsigned flags);
-int __wrap_sync_file_range(int fd, off_t offset, off_t bytes, unsigned flags);
-int __real_posix_fadvise64(int fd, off_t offset, off_t bytes, int advice);
-int __wrap_posix_fadvise64(int fd, off_t offset, off_t bytes, int advice);
 
 int __wrap_sync_file_range(int fd, off_t offset, off_t bytes, unsigned flags)
 {

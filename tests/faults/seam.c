@@ -9,8 +9,8 @@
 #include <sys/sysmacros.h>
 
 #include "util/thread.h"
+#include "../unit/wrapped-calls.h"
 
-int __real_fstat64(int fd, struct stat *st);
 int __real_stat64(const char *path, struct stat *st);
 
 const char *const fault_kind_names[] = {

@@ -15,6 +15,7 @@
 #include <time.h>
 
 #include "oracle.h"
+#include "../unit/wrapped-calls.h"
 
 #define YIELD_ONE_IN 4
 #define SLEEP_ONE_IN 64
@@ -24,19 +25,6 @@
 
 static __thread Random *faults; /* NULL: none */
 static __thread bool may_yield, failed;
-
-ssize_t __real_pwritev64v2(int fd, const struct iovec *iov, int niov,
-                           off_t offset, int flags);
-ssize_t __wrap_pwritev64v2(int fd, const struct iovec *iov, int niov,
-                           off_t offset, int flags);
-ssize_t __real_preadv64v2(int fd, const struct iovec *iov, int niov,
-                          off_t offset, int flags);
-ssize_t __wrap_preadv64v2(int fd, const struct iovec *iov, int niov,
-                          off_t offset, int flags);
-int __real_fallocate64(int fd, int mode, off_t offset, off_t bytes);
-int __wrap_fallocate64(int fd, int mode, off_t offset, off_t bytes);
-int __real_ioctl(int fd, unsigned long request, ...);
-int __wrap_ioctl(int fd, unsigned long request, ...);
 
 void faults_begin(Random *rand, bool yields)
 {

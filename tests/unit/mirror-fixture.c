@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "count-threads.h"
 #include "mirror-fixture.h"
 
 #include <check.h>
@@ -23,19 +24,6 @@ void mirror_tear_down(void)
 {
     harness_stop();
     mirror_limits = usual_limits;
-}
-
-static int count_threads(void)
-{
-    GDir *dir = g_dir_open("/proc/self/task", 0, NULL);
-    int n = 0;
-
-    ck_assert(dir != NULL);
-    while (g_dir_read_name(dir)) {
-        n++;
-    }
-    g_dir_close(dir);
-    return n;
 }
 
 static void make_disks(void *opaque)

@@ -10,6 +10,7 @@
 #include "file-node.h"
 #include "test-fs.h"
 #include "unit-main.h"
+#include "wrapped-calls.h"
 
 static BlockDriverState *node;
 
@@ -46,23 +47,6 @@ static bool fails(Fault *f)
     errno = f->err;
     return true;
 }
-
-ssize_t __real_pwritev64v2(int fd, const struct iovec *iov, int niov,
-                           off_t offset, int flags);
-ssize_t __wrap_pwritev64v2(int fd, const struct iovec *iov, int niov,
-                           off_t offset, int flags);
-ssize_t __real_preadv64v2(int fd, const struct iovec *iov, int niov,
-                          off_t offset, int flags);
-ssize_t __wrap_preadv64v2(int fd, const struct iovec *iov, int niov,
-                          off_t offset, int flags);
-int __real_fdatasync(int fd);
-int __wrap_fdatasync(int fd);
-int __real_fallocate64(int fd, int mode, off_t offset, off_t bytes);
-int __wrap_fallocate64(int fd, int mode, off_t offset, off_t bytes);
-off_t __real_lseek64(int fd, off_t offset, int whence);
-off_t __wrap_lseek64(int fd, off_t offset, int whence);
-int __real_fstat64(int fd, struct stat *st);
-int __wrap_fstat64(int fd, struct stat *st);
 
 static ssize_t own_up_to(ssize_t n)
 {

@@ -9,6 +9,7 @@
 #include "reopen-options.h"
 #include "test-fs.h"
 #include "unit-main.h"
+#include "wrapped-calls.h"
 
 #define NO_WRITE (BLK_PERM_ALL & ~BLK_PERM_WRITE)
 
@@ -17,9 +18,6 @@ static ImageLock other;
 static int other_fd;
 static bool look_at_swap; /* whether others get in while dup3() is called */
 static int swaps;
-
-int __real_dup3(int old_fd, int new_fd, int flags);
-int __wrap_dup3(int old_fd, int new_fd, int flags);
 
 static bool other_takes(uint64_t perm, uint64_t shared)
 {

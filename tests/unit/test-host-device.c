@@ -15,6 +15,7 @@
 #include "loop-device.h"
 #include "test-fs.h"
 #include "unit-main.h"
+#include "wrapped-calls.h"
 
 static char *file; /* behind the device */
 static LoopDevice *loop;
@@ -42,11 +43,6 @@ static bool fails(Fault *f)
     return f->err;
 }
 
-int __real_ioctl(int fd, unsigned long request, void *arg);
-int __wrap_ioctl(int fd, unsigned long request, ...);
-int __real_fallocate64(int fd, int mode, off_t offset, off_t bytes);
-int __wrap_fallocate64(int fd, int mode, off_t offset, off_t bytes);
-
 int __wrap_ioctl(int fd, unsigned long request, ...)
 {
     va_list ap;
@@ -68,9 +64,6 @@ int __wrap_fallocate64(int fd, int mode, off_t offset, off_t bytes)
     g_assert(mode == (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE));
     return fails(&on_punch) ? -1 : __real_fallocate64(fd, mode, offset, bytes);
 }
-
-int __real_sync_file_range(int fd, off_t offset, off_t bytes, unsigned flags);
-int __wrap_sync_file_range(int fd, off_t offset, off_t bytes, unsigned flags);
 
 int __wrap_sync_file_range(int fd, off_t offset, off_t bytes, unsigned flags)
 {

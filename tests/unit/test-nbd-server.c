@@ -8,6 +8,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "count-threads.h"
 #include "fake-block.h"
 #include "nbd-peer.h"
 #include "unit-main.h"
@@ -81,7 +82,8 @@ START_TEST(test_start_errors)
           "Parameter 'max-connections' expects at most 256, not 257" },
         { "{'addr': {'type': 'unix', 'path': 'x'},"
           " 'handshake-max-seconds': 4294967296}",
-          "Parameter 'handshake-max-seconds' expects uint32_t" },
+          "Parameter 'handshake-max-seconds' expects 0 to 4294967295, not "
+          "4294967296" },
     };
 
     g_autoptr(GError) running = NULL;
@@ -292,19 +294,6 @@ void __wrap_nbd_server_conn_ended(void)
     cond_broadcast(&departure.changed);
     mutex_unlock(&departure.lock);
     __real_nbd_server_conn_ended();
-}
-
-static int count_threads(void)
-{
-    GDir *dir = g_dir_open("/proc/self/task", 0, NULL);
-    int n = 0;
-
-    ck_assert(dir != NULL);
-    while (g_dir_read_name(dir)) {
-        n++;
-    }
-    g_dir_close(dir);
-    return n;
 }
 
 /* A helper that has left outlives its connection, and does not look at it (a

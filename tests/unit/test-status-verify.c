@@ -15,6 +15,7 @@
 #include "test-fs.h"
 #include "unit-main.h"
 #include "util/iov.h"
+#include "wrapped-calls.h"
 
 #define LENGTH (8 * MIB)
 #define SUCCESS                                                                \
@@ -38,15 +39,6 @@ static struct {
     bool hold; /* after the first function */
     int err;
 } plan;
-
-ssize_t __real_preadv64v2(int fd, const struct iovec *iov, int niov,
-                          off_t offset, int flags);
-ssize_t __wrap_preadv64v2(int fd, const struct iovec *iov, int niov,
-                          off_t offset, int flags);
-int __real_posix_fadvise64(int fd, off_t offset, off_t bytes, int advice);
-int __wrap_posix_fadvise64(int fd, off_t offset, off_t bytes, int advice);
-int __real_fallocate64(int fd, int mode, off_t offset, off_t bytes);
-int __wrap_fallocate64(int fd, int mode, off_t offset, off_t bytes);
 
 static void wait_let_go(void)
 {
