@@ -1,0 +1,128 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Run the benchmarks beside the peers, and report.
+
+Writes results.json, report.md and its plots to a folder, prints a table of
+ratios for each benchmark, and ends with the goals that are not reached. The short
+form takes some ten minutes; leave the machine alone meanwhile. Needs root: file
+systems are loop-mounted, and caches dropped.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+
+import bench
+import report
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+SOURCE_DIR = os.path.dirname(os.path.dirname(HERE))
+
+# In this order: each is NAME.py here.
+BENCHES = ()
+
+
+def first_line(*command):
+    """What a program says first; "?" if it is not there"""
+    try:
+        seen = subprocess.run(command, capture_output=True, text=True,
+                              check=True, timeout=20, cwd=SOURCE_DIR)
+        return (seen.stdout or seen.stderr).splitlines()[0]
+    except (OSError, subprocess.SubprocessError, IndexError):
+        return "?"
+
+
+def processor():
+    with open("/proc/cpuinfo", encoding="utf-8") as file:
+        models = [line.partition(":")[2].strip() for line in file
+                  if line.startswith("model name")]
+    return f"{os.cpu_count()} x {models[0] if models else platform.machine()}"
+
+
+def machine():
+    """What the figures depend on"""
+    with open("/proc/meminfo", encoding="ascii") as file:
+        memory = int(file.readline().split()[1]) / (1 << 20)
+    return {
+        "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        "sources": first_line("git", "describe", "--always", "--dirty"),
+        "processors": processor(),
+        "memory": f"{memory:.0f} GiB",
+        "kernel": platform.release(),
+        "load average at the start": f"{os.getloadavg()[0]:.1f}",
+        "stock": first_line("qemu-storage-daemon", "--version"),
+        "nbdkit": first_line("nbdkit", "--version"),
+        "fio": first_line("fio", "--version"),
+    }
+
+
+def run_one(name, form):
+    """Its results; None if it failed"""
+    with tempfile.NamedTemporaryFile("r", suffix=".json",
+                                     encoding="utf-8") as file:
+        done = subprocess.run(
+            [sys.executable, os.path.join(HERE, name + ".py"), "--form", form,
+             "--json", file.name], check=False)
+        if done.returncode:
+            print(f"{name} failed with exit status {done.returncode}",
+                  file=sys.stderr)
+            return None
+        return json.load(file)
+
+
+def options():
+    parser = argparse.ArgumentParser(
+        prog="scripts/bench", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--long", action="store_true",
+                        help="everything, as docs/performance.md has it: hours")
+    parser.add_argument("--only", metavar="NAME,...",
+                        help="of " + ", ".join(BENCHES))
+    parser.add_argument("--out", metavar="DIR",
+                        default=os.path.join(SOURCE_DIR, "bench-results"),
+                        help="where to (default: bench-results)")
+    args = parser.parse_args()
+    names = args.only.split(",") if args.only else list(BENCHES)
+    for name in names:
+        if name not in BENCHES:
+            parser.error(f"there is no benchmark '{name}'")
+    if os.geteuid() != 0:
+        parser.error("the benchmarks need root: file systems are mounted")
+    return args, names
+
+
+def main():
+    args, names = options()
+    os.makedirs(args.out, exist_ok=True)
+    about, results = machine(), []
+    if os.getloadavg()[0] > os.cpu_count() / 2:
+        print("The machine is busy with other things: counts will hold, times "
+              "say little.")
+    for name in names:
+        print(f"\n==> {name}", flush=True)
+        seen = run_one(name, bench.LONG if args.long else bench.SHORT)
+        if seen:
+            results.append(seen)
+    with open(os.path.join(args.out, "results.json"), "w",
+              encoding="utf-8") as file:
+        json.dump({"machine": about, "results": results}, file, indent=1)
+        file.write("\n")
+    name = report.write(args.out, about, results)
+    for seen in results:
+        print(f"\n{seen['title']}\n\n{report.table(seen['rows'])}")
+    short = report.short_of(results)
+    print(f"\n{report.goals(results) - len(short)} of {report.goals(results)} "
+          f"goals hold; {name} has it all.")
+    for bench_name, row in short:
+        print(f"  falls short: {bench_name}: {row['case']} "
+              f"({bench.verdict(row)[1]})")
+    return 0 if len(results) == len(names) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
