@@ -99,6 +99,20 @@ static Qcow2Bitmap *store_one(Qcow2State *s, BdrvDirtyBitmap *bitmap,
     return b;
 }
 
+void qcow2_bitmaps_warn_lost(Qcow2State *s)
+{
+    g_autoptr(GPtrArray) named = bdrv_named_dirty_bitmaps(s->bs);
+    guint i;
+
+    for (i = 0; i < named->len; i++) {
+        if (is_to_be_stored(named->pdata[i])) {
+            g_warning("Bitmap '%s' is lost: node '%s' is read-only",
+                      bdrv_dirty_bitmap_name(named->pdata[i]),
+                      s->bs->node_name);
+        }
+    }
+}
+
 /* Those that the image is to have, of which some take the place of others */
 typedef struct Change {
     GPtrArray *bitmaps; /* all, as in the directory */

@@ -56,6 +56,10 @@ void qcow2_bitmaps_close(Qcow2State *s)
     g_autoptr(GError) err = NULL;
     bool unknown;
 
+    if (bdrv_is_read_only(s->bs)) {
+        qcow2_bitmaps_warn_lost(s);
+        return;
+    }
     if (qcow2_is_corrupt(s)) {
         return; /* They are in use in the image for good. */
     }

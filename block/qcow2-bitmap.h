@@ -99,6 +99,8 @@ void qcow2_bitmap_free_clusters(Qcow2State *s, const Qcow2Bitmap *b);
  * @all, is the error. 0, or -errno and @errp. *@unknown as above. Takes s->lock.
  */
 int qcow2_bitmaps_store(Qcow2State *s, bool all, bool *unknown, GError **errp);
+/* Tells of those that would have to be stored now, in an image that is read-only */
+void qcow2_bitmaps_warn_lost(Qcow2State *s);
 /* Is there room for what is stored of a bitmap? False and @errp */
 bool qcow2_bitmap_check(const Qcow2State *s, const char *name,
                         unsigned granularity_bits, int64_t length,

@@ -265,8 +265,8 @@ void qcow2_close(BlockDriverState *bs)
 {
     int ret = 0;
 
+    qcow2_bitmaps_close(bs->opaque);
     if (!bdrv_is_read_only(bs)) {
-        qcow2_bitmaps_close(bs->opaque);
         ret = qcow2_settle(bs->opaque);
     }
     if (ret < 0) {

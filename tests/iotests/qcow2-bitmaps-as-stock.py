@@ -227,6 +227,15 @@ class Bitmaps(unittest.TestCase):
         bitmap("--add", self.one, "a")
         self.both(act, read_only=True)
 
+    def test_lost(self):
+        make(self.one)
+        with Disk(self.one, read_only=True) as disk:
+            disk.add("a")
+            disk.end()
+            self.assertIn("Bitmap 'a' is lost: node 'd' is read-only",
+                          disk.stderr())
+        self.assertEqual(Image(self.one).bitmaps(), {})
+
     def test_reopened(self):
         def act(disk):
             answers = []
