@@ -85,7 +85,8 @@ class Server:
 class QemuNbd(Server):
 
     def __init__(self, image, *words, form="raw", export=""):
-        self.words = ("-f", form, "-x", export, *words, image)
+        self.words = (*(("-f", form) if form else ()), "-x", export, *words,
+                      image)
         super().__init__(export)
 
     def command(self):
@@ -94,15 +95,16 @@ class QemuNbd(Server):
 
 
 class QemuStorageDaemon(Server):
-    """Ours, too, with another @program"""
+    """Ours, too, with another @program. @options: more of the --blockdev,
+    beginning with a comma"""
 
     def __init__(self, image, *words, form="raw", export="disk",
-                 program=iotests.STOCK_DAEMON):
+                 program=iotests.STOCK_DAEMON, options=""):
         self.program = program
         self.words = (
             "--blockdev", f"driver={form},node-name=disk,discard=unmap,"
                           "file.driver=file,file.discard=unmap,"
-                          f"file.filename={image}", *words)
+                          f"file.filename={image}{options}", *words)
         super().__init__(export)
 
     def command(self):
