@@ -38,12 +38,13 @@ class Guest:
 
     @script is what it does: shell commands, in which `say TEXT` tells the test
     something (wait_for) and `read` waits for the test (send). Any command that
-    fails ends it.
+    fails ends it. @programs: files that are in its PATH, too. @words: of QEMU's
+    command line, for disks other than @image.
     """
 
     BOOT_TIMEOUT = 180
 
-    def __init__(self, image, script):
+    def __init__(self, image, script, programs=(), words=None):
         kernel = iotests.run(os.path.join(iotests.SOURCE_DIR, "scripts",
                                           "guest-kernel")).stdout.strip()
         self.console = ""
@@ -53,19 +54,20 @@ class Guest:
              "-accel", "tcg", "-cpu", "max", "-m", "256", "-display", "none",
              "-serial", "stdio", "-no-reboot",
              "-kernel", os.path.join(kernel, "vmlinuz"),
-             "-initrd", self._initramfs(kernel, script),
+             "-initrd", self._initramfs(kernel, script, programs),
              "-append", "console=ttyS0 quiet panic=-1",
-             "-drive", f"file={image},format=raw,if=virtio,cache=none,"
-             "discard=unmap"],
+             *(words or ["-drive", f"file={image},format=raw,if=virtio,"
+                         "cache=none,discard=unmap"])],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT)
 
     @staticmethod
-    def _initramfs(kernel, script):
+    def _initramfs(kernel, script, programs):
         root = iotests.path("initramfs")
         for name in ("bin", "dev", "proc", "sys", "mnt", "modules"):
             os.makedirs(os.path.join(root, name))
-        shutil.copy("/bin/busybox", os.path.join(root, "bin"))
+        for program in ("/bin/busybox", *programs):
+            shutil.copy(program, os.path.join(root, "bin"))
         os.symlink("busybox", os.path.join(root, "bin", "sh"))
         for folder, _, names in os.walk(os.path.join(kernel, "modules")):
             for name in names:
@@ -81,6 +83,11 @@ class Guest:
                     f"--quiet > {archive}")
         shutil.rmtree(root)
         return archive
+
+    @property
+    def pid(self):
+        """QEMU's"""
+        return self._process.pid
 
     def __enter__(self):
         return self
@@ -101,19 +108,37 @@ class Guest:
     def wait_for(self, pattern):
         """Wait until the guest says this; the match of what it said"""
         expression = re.compile(f"GUEST: ({pattern})\\r?\\n")
-        output = self._process.stdout
         while True:
             match = expression.search(self.console, self._at)
             if match:
                 self._at = match.end()
                 return match
-            ready, _, _ = select.select([output], [], [], self.BOOT_TIMEOUT)
-            data = os.read(output.fileno(), 1 << 16) if ready else b""
-            if not data or "GUEST: failed" in self.console:
-                raise AssertionError(
-                    f"the guest never said '{pattern}'" if ready else
-                    f"the guest does not say '{pattern}'")
-            self.console += data.decode(errors="replace")
+            text = self._receive(f"'{pattern}'")
+            if "GUEST: failed" in self.console:
+                raise AssertionError(f"the guest never said '{pattern}'")
+            self.console += text
+
+    def _receive(self, what):
+        output = self._process.stdout
+        ready, _, _ = select.select([output], [], [], self.BOOT_TIMEOUT)
+        data = os.read(output.fileno(), 1 << 16) if ready else b""
+        if not data:
+            raise AssertionError(f"the guest never said {what}" if ready else
+                                 f"the guest does not say {what}")
+        return data.decode(errors="replace")
+
+    def lines(self, last):
+        """What the guest prints from here on, line by line, to the line that
+        begins with the word @last"""
+        text, self._at = self.console[self._at:], len(self.console)
+        while True:
+            *lines, text = text.split("\n")
+            for i, line in enumerate(lines):
+                yield line.rstrip("\r")
+                if line.startswith(last):
+                    self.console += "\n".join([*lines[i + 1:], text])
+                    return
+            text += self._receive(f"'{last}'")
 
     def wait(self):
         """The guest powers itself off"""

@@ -186,10 +186,14 @@ FILE_SYSTEMS = ("ext4", "xfs", "btrfs")
 
 
 @contextlib.contextmanager
-def file_system(kind, size=GiB):
-    """A fresh file system of that kind, loop-mounted; yields its folder"""
+def file_system(kind, size=GiB, where=None, direct_io=False):
+    """A fresh file system of that kind, loop-mounted; yields its folder
+
+    It lies in a file in the folder @where, if not among the test's. With
+    @direct_io that has no page cache of its own.
+    """
     require_root()
-    folder = tempfile.mkdtemp(prefix=kind + "-", dir=scratch.path)
+    folder = tempfile.mkdtemp(prefix=kind + "-", dir=where or scratch.path)
     image, mount_point = os.path.join(folder, "image"), \
         os.path.join(folder, "mnt")
     os.mkdir(mount_point)
@@ -198,11 +202,15 @@ def file_system(kind, size=GiB):
     quiet = {"ext4": ["-q", "-E", "lazy_itable_init=0"], "xfs": ["-q"],
              "btrfs": ["-q"]}[kind]
     run(f"mkfs.{kind}", *quiet, image)
-    run("mount", "-o", "loop", image, mount_point)
     try:
-        yield mount_point
+        with loop_device(image, f"--direct-io={'on' if direct_io else 'off'}"
+                         ) as device:
+            run("mount", device, mount_point)
+            try:
+                yield mount_point
+            finally:
+                run("umount", mount_point)
     finally:
-        run("umount", mount_point)
         shutil.rmtree(folder)
 
 
