@@ -23,10 +23,11 @@ def script(plot, output):
         "set border 3", "set tics nomirror",
     ]
     lines += [f"set logscale {axis}" for axis in "xy" if plot["log" + axis]]
-    for x, text in plot["marks"]:
+    for i, (x, text) in enumerate(plot["marks"]):
         lines += [f"set arrow from first {x}, graph 0 to first {x}, graph 1 "
                   "nohead dashtype 2 linecolor '#888888'",
-                  f"set label {_quoted(text)} at first {x}, graph 0.97 offset 0.5,0"]
+                  f"set label {_quoted(text)} at first {x}, graph "
+                  f"{0.97 - i % 4 * 0.05:.2f} offset 0.5,0"]
     labels = list(plot["series"])
     for i, label in enumerate(labels):
         lines.append(f"$data{i} << END")
