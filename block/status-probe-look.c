@@ -17,8 +17,8 @@
  * One SEEK_DATA that answers "a hole up to there" is a page look as well: 0.5 us,
  * but it walks all unwritten extents on its way. It passes over clean pages
  * that readers left over holes. So it is for gaps that have an end close by,
- * for windows with pages, and for all without cachestat; what it has seen is
- * noted to its full length, that no extent be walked over twice.
+ * for windows that have pages still ahead, and for all without cachestat; what it
+ * has seen is noted to its full length, that no extent be walked over twice.
  */
 #include "block/status-probe-int.h"
 
@@ -198,6 +198,11 @@ static int look_seek(StatusQuestion *q, int64_t start, int64_t end,
             /* Pages, or by now an extent, and nobody tells how far */
             *done = end - *done > step ? *done + step : end;
             step = MAX(step, MIN(step * 2, MAX_SEEK_STEP));
+            /* Behind the last page it would walk on to the end of the file. */
+            if (*done < end) {
+                status_probe_look_at(q, *done, end);
+                --*calls;
+            }
         }
         *done = status_probe_looked_until(q->probe, *done);
     }

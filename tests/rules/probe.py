@@ -37,6 +37,8 @@ BREAKS = [
     (LOOK, 'walk-once', 'what SEEK_DATA walked over is noted',
      '''        status_cache_set_looked(q->cache, &op, offset, data - offset);\n''',
      ''),
+    (LOOK, 'last-page', 'behind the last page nobody walks on',
+     '                status_probe_look_at(q, *done, end);\n', ''),
     (SEEK, '4-twice', 'a hole is what two answers say',
      'data > offset && !q->probe->pages_are_truth', 'data > offset && !q'),
     (SEEK, 'seek-data-known', 'where data begins is not asked twice',

@@ -45,6 +45,7 @@ static off_t fake_lseek(int fd, off_t offset, int whence)
     bool data = whence == SEEK_DATA;
     int err = data ? fake.seek_data_errno : fake.seek_hole_errno;
     int64_t at;
+    int walked = 0;
 
     memcpy(seen_map, fake.map, sizeof(seen_map));
     enter();
@@ -60,6 +61,8 @@ static off_t fake_lseek(int fd, off_t offset, int whence)
             return at + fake.seek_lie;
         }
         fake.walked++;
+        walked++;
+        fake.max_walked = MAX(fake.max_walked, walked);
     }
     return data ? fail(ENXIO) : fake.size + fake.seek_lie;
 }
@@ -176,5 +179,6 @@ void fake_writeback(void)
 void fake_count(void)
 {
     fake.calls = fake.seek_data = fake.seek_hole = fake.fiemaps = 0;
-    fake.cachestats = fake.extents = fake.max_extents = fake.walked = 0;
+    fake.cachestats = fake.extents = fake.max_extents = 0;
+    fake.walked = fake.max_walked = 0;
 }

@@ -41,6 +41,7 @@ typedef struct FakeFs {
     int extents;     /* returned by FIEMAP */
     int max_extents; /* by one of them */
     int walked;      /* blocks that lseek went over */
+    int max_walked;  /* in one call */
 } FakeFs;
 
 extern FakeFs fake;

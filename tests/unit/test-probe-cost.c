@@ -137,6 +137,28 @@ START_TEST(test_preallocated_with_pages)
 }
 END_TEST
 
+/* Whoever looks at the first sector leaves a page there: that is no reason to walk
+ * over all the unwritten extents behind it. */
+START_TEST(test_preallocated_with_first_page)
+{
+    int extents = FAKE_BLOCKS / 8;
+    const char *map;
+
+    fake_reset(64 * MIB);
+    fake_map(0, FAKE_BLOCKS, 'u');
+    fake.extent_blocks = 8;
+    memset(fake.page, true, _i * sizeof(fake.page[0]));
+    start(STATUS_PROBE_USE_FIEMAP);
+    map = read_map();
+    ck_assert_int_eq(strspn(map, "d"), 64 * KIB / FAKE_BLOCK);
+    ck_assert_ptr_null(strchr(map + 64 * KIB / FAKE_BLOCK, 'd'));
+    ck_assert_int_le(fake.max_walked, PROBE_MAX_EXTENTS);
+    ck_assert_int_le(fake.extents, extents * 11 / 10);
+    check_no_more_calls();
+    stop();
+}
+END_TEST
+
 /* Many pages everywhere: all of it is data, and that costs few questions. */
 START_TEST(test_preallocated_all_pages)
 {
@@ -243,6 +265,7 @@ int main(void)
                         G_N_ELEMENTS(refusals));
     tcase_add_loop_test(tc, test_preallocated, 0, 2);
     tcase_add_loop_test(tc, test_preallocated_with_pages, 0, 2);
+    tcase_add_loop_test(tc, test_preallocated_with_first_page, 1, 17);
     tcase_add_loop_test(tc, test_preallocated_all_pages, 0, 2);
     tcase_add_test(tc, test_big_hole);
     tcase_add_test(tc, test_islands);
