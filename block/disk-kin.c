@@ -57,11 +57,17 @@ static bool ask_loop_device(const char *name, dev_t dev, DiskId *backing)
     return ok;
 }
 
+/* What is there only while a loop device has a file; @dir is its own in sysfs */
+static char *backing_attribute(const char *dir)
+{
+    return g_strconcat(dir, "/loop/backing_file", NULL);
+}
+
 /* @dir: the device's folder in sysfs. False if there is no file behind it. */
 static bool find_backing(const char *dir, const char *name, dev_t dev,
                          DiskId *backing)
 {
-    g_autofree char *attribute = g_strconcat(dir, "/loop/backing_file", NULL);
+    g_autofree char *attribute = backing_attribute(dir);
     g_autofree char *filename = NULL;
     struct stat st;
 
@@ -168,11 +174,13 @@ static bool has_loop_device(const char *sysfs, const DiskId *id)
 
     while (list && (name = g_dir_read_name(list))) {
         g_autofree char *dir = g_build_filename(block, name, NULL);
+        g_autofree char *attribute = backing_attribute(dir);
         DiskId backing;
         dev_t dev;
 
-        if (g_str_has_prefix(name, "loop") && read_dev(dir, "", &dev) &&
-            find_backing(dir, name, dev, &backing) &&
+        /* Most loop devices are free, and each open looks at all. */
+        if (g_str_has_prefix(name, "loop") && access(attribute, F_OK) == 0 &&
+            read_dev(dir, "", &dev) && find_backing(dir, name, dev, &backing) &&
             disk_id_equal(&backing, id)) {
             return true;
         }
