@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """fio as the client: over NBD (its engine on libnbd) or on a file itself.
 
-All jobs of one run take turns, each alone. One job costs some 120 ms beside its
-run time (fio looks every 100 ms whether a job has ended, and goes on after 100
-ms more), so 280, 380, ... ms are good run times.
+All jobs of one run take turns, each alone. fio looks every 100 ms whether a job has
+ended, and goes on 100 ms later: so a job that ends a little before such a look
+wastes the least time, one of 250, 350, ... ms.
 """
 
 import collections

@@ -188,12 +188,9 @@ def serving(case, images, names):
             os.unlink(files[name])
 
 
-def jobs_of(case, servers, images):
-    """(name, fio's options) of each server, and of the file itself"""
-    jobs = [(name, fio.nbd(server.uri)) for name, server in servers.items()]
-    if case.kind == "raw":
-        jobs.append((FILE, fio.uring(images.of(case, FILE), case.direct)))
-    return jobs
+def jobs_of(servers):
+    """(name, fio's options) of each"""
+    return [(name, fio.nbd(server.uri)) for name, server in servers.items()]
 
 
 def work(case, images):
@@ -207,7 +204,9 @@ def timed(case, servers, images, turns, seconds):
     limit = ({} if case.spoils and not case.small
              else fio.for_seconds(seconds))
     seen = collections.defaultdict(list)
-    jobs = jobs_of(case, servers, images) * turns
+    jobs = jobs_of(servers) * turns
+    if case.kind == "raw":
+        jobs.append((FILE, fio.uring(images.of(case, FILE), case.direct)))
     for (name, _), done in zip(jobs, fio.run(
             jobs, **work(case, images), **limit, end_fsync=int(case.sync))):
         seen[name].append(done)
@@ -216,10 +215,7 @@ def timed(case, servers, images, turns, seconds):
 
 def counted(case, servers, images, requests):
     """{name: {what: how many a request}}, in a run that is not timed"""
-    jobs = [job for job in jobs_of(case, servers, images)
-            if job[0] in servers]
-    # The first ones find no thread, and no memory.
-    fio.run(jobs, **work(case, images), number_ios=256)
+    jobs = jobs_of(servers)
     counters = {name: process_cost.Counter(server.process.pid)
                 for name, server in servers.items()}
     counts = {}
@@ -268,7 +264,7 @@ def measure(b, case, images, counting):
     requests = b.choose(1000, 2000, 10000) if case.small else \
         images.size // MiB // 2
     seen, cpu, counts = both(case, images, b.choose(1, 3, 5),
-                             b.choose(0.08, 0.28, 0.98),
+                             b.choose(0.05, 0.25, 0.95),
                              requests if counting else 0)
     for name, results in seen.items():
         requests = sum(done.requests for done in results)
