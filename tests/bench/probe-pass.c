@@ -3,6 +3,9 @@
  * What a pass over the block status of a file costs: asks status_query() for
  * the whole file, twice (the second pass should cost nothing), and prints one
  * JSON object with what the probes did. See --help.
+ *
+ * "walked" is how many extents the kernel looked at to answer the seeks, by the
+ * map of the file as it is afterwards: all between an offset and the answer.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -16,14 +19,21 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "block/status-probe.h"
+#include "block/status-probe-int.h"
 
 #define VERIFY_CHUNK (INT64_C(1) << 20)
 
 typedef struct Pass {
-    int64_t runs, data, zero;
+    int64_t runs, data, zero, queries;
     double seconds;
 } Pass;
+
+/* One lseek() that had an answer, or led to the end */
+typedef struct Seek {
+    uint64_t from, to;
+} Seek;
+
+static GArray *seeks; /* Seek; of the first pass */
 
 static const gchar *strategy_name = "auto";
 static const gchar *mode_name = "on";
@@ -67,11 +77,79 @@ static int choose(const char *what, const char *name, const char *const *names)
     exit(1);
 }
 
-static uint32_t count_extents(int fd)
+static off_t noted_lseek(int fd, off_t offset, int whence)
 {
-    struct fiemap f = { .fm_length = FIEMAP_MAX_OFFSET };
+    off_t where = lseek(fd, offset, whence);
+    Seek seek = { offset, where < 0 ? UINT64_MAX : (uint64_t)where };
+    int err = errno;
 
-    return ioctl(fd, FS_IOC_FIEMAP, &f) < 0 ? 0 : f.fm_mapped_extents;
+    g_array_append_val(seeks, seek);
+    errno = err;
+    return where;
+}
+
+/* All extents of the file, none without FIEMAP; to be g_array_free()d */
+static GArray *get_extents(int fd)
+{
+    GArray *extents = g_array_new(false, false, sizeof(struct fiemap_extent));
+    g_autofree struct fiemap *f =
+        g_malloc(sizeof(*f) + PROBE_MAX_EXTENTS * sizeof(struct fiemap_extent));
+    uint64_t start = 0;
+
+    do {
+        const struct fiemap_extent *last;
+
+        memset(f, 0, sizeof(*f));
+        f->fm_start = start;
+        f->fm_length = FIEMAP_MAX_OFFSET - start;
+        f->fm_extent_count = PROBE_MAX_EXTENTS;
+        if (ioctl(fd, FS_IOC_FIEMAP, f) < 0 || !f->fm_mapped_extents) {
+            break;
+        }
+        g_array_append_vals(extents, f->fm_extents, f->fm_mapped_extents);
+        last = &f->fm_extents[f->fm_mapped_extents - 1];
+        start = last->fe_logical + last->fe_length;
+    } while (f->fm_mapped_extents == PROBE_MAX_EXTENTS);
+    return extents;
+}
+
+/* How many extents, or (@whole) how many whole ones, are before @offset */
+static guint extents_before(GArray *extents, uint64_t offset, bool whole)
+{
+    guint low = 0, high = extents->len;
+
+    while (low < high) {
+        guint mid = low + (high - low) / 2;
+        const struct fiemap_extent *e =
+            &g_array_index(extents, struct fiemap_extent, mid);
+
+        if (whole ? e->fe_logical + e->fe_length <= offset
+                  : e->fe_logical < offset) {
+            low = mid + 1;
+        } else {
+            high = mid;
+        }
+    }
+    return low;
+}
+
+/* Of all seeks; the most of one in *@most */
+static uint64_t count_walked(GArray *extents, uint64_t *most)
+{
+    uint64_t all = 0;
+    guint i;
+
+    *most = 0;
+    for (i = 0; i < seeks->len; i++) {
+        const Seek *seek = &g_array_index(seeks, Seek, i);
+        guint first = extents_before(extents, seek->from, true);
+        guint end = extents_before(extents, seek->to, false);
+        uint64_t n = end - MIN(first, end);
+
+        all += n;
+        *most = MAX(*most, n);
+    }
+    return all;
 }
 
 static bool is_zero(const char *buf, int64_t bytes)
@@ -119,6 +197,7 @@ static Pass make_pass(StatusCache *cache, StatusProbe *probe, int64_t length)
         /* as a mirror does, which copies what it asked for */
         pnum = MIN(pnum, request);
         pnum = MIN(pnum, length - offset);
+        pass.queries++;
         pass.runs += r != last;
         last = r;
         if (r == BLOCK_STATE_ZERO) {
@@ -149,12 +228,13 @@ static void print_pass(const char *name, const Pass *pass,
 {
     int i;
 
-    printf(" \"%s\": {\"runs\": %" PRId64 ", \"data\": %" PRId64
-           ", \"zero\": %" PRId64 ", \"seconds\": %.6f, \"probes\": %" PRIu64
+    printf(" \"%s\": {\"queries\": %" PRId64 ", \"runs\": %" PRId64
+           ", \"data\": %" PRId64 ", \"zero\": %" PRId64
+           ", \"seconds\": %.6f, \"probes\": %" PRIu64
            ",\n  \"seek-data\": %" PRIu64 ", \"seek-hole\": %" PRIu64
            ", \"fiemap\": %" PRIu64 ", \"cachestat\": %" PRIu64 ",\n",
-           name, pass->runs, pass->data, pass->zero, pass->seconds, s->probes,
-           s->probe_calls[STATUS_PROBE_SEEK_DATA],
+           name, pass->queries, pass->runs, pass->data, pass->zero,
+           pass->seconds, s->probes, s->probe_calls[STATUS_PROBE_SEEK_DATA],
            s->probe_calls[STATUS_PROBE_SEEK_HOLE],
            s->probe_calls[STATUS_PROBE_FIEMAP],
            s->probe_calls[STATUS_PROBE_CACHESTAT]);
@@ -179,7 +259,10 @@ int main(int argc, char **argv)
     g_autoptr(StatusCache) cache = NULL;
     g_autoptr(StatusProbe) probe = NULL;
     StatusCacheOptions options = { 0 };
+    StatusProbeOps ops = status_probe_linux_ops;
     StatusCacheStats stats[2];
+    GArray *extents;
+    uint64_t walked, most_walked;
     struct stat st;
     Pass pass[2];
     int fd;
@@ -206,20 +289,26 @@ int main(int argc, char **argv)
         fprintf(stderr, "probe-pass: %s\n", err->message);
         return 1;
     }
-    probe = status_probe_new(fd, choose("strategy", strategy_name, strategies));
+    seeks = g_array_new(false, false, sizeof(Seek));
+    ops.lseek = noted_lseek;
+    probe = status_probe_new_with_ops(
+        fd, choose("strategy", strategy_name, strategies), &ops);
     if (no_cachestat) {
         status_probe_disable_cachestat(probe);
     }
     pass[0] = make_pass(cache, probe, st.st_size);
     status_cache_get_stats(cache, &stats[0]);
+    extents = get_extents(fd);
+    walked = count_walked(extents, &most_walked);
     pass[1] = make_pass(cache, probe, st.st_size);
     status_cache_get_stats(cache, &stats[1]);
 
     printf("{\"strategy\": \"%s\", \"uses-cachestat\": %s, \"length\": %" PRId64
-           ", \"file-extents\": %u,\n",
+           ", \"file-extents\": %u,\n \"walked\": %" PRIu64
+           ", \"max-walked\": %" PRIu64 ",\n",
            status_probe_strategy_name(status_probe_strategy(probe)),
            status_probe_uses_cachestat(probe) ? "true" : "false",
-           (int64_t)st.st_size, count_extents(fd));
+           (int64_t)st.st_size, extents->len, walked, most_walked);
     print_pass("first", &pass[0], &stats[0]);
     printf(",\n \"second-pass-probes\": %" PRIu64,
            stats[1].probes - stats[0].probes);
@@ -228,6 +317,8 @@ int main(int argc, char **argv)
                verify_zeroes(cache, fd, st.st_size));
     }
     printf("}\n");
+    g_array_free(extents, true);
+    g_array_free(seeks, true);
     close(fd);
     return 0;
 }
