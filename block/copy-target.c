@@ -3,8 +3,10 @@
 
 #include <errno.h>
 
-/* So many answers about a target that may be fresh, and no more */
+/* So many answers about a target that may be fresh, and after them only those
+ * that tell of zeroes as far as one can, for so long */
 #define MAX_ANSWERS 64
+#define LEARN_US (50 * 1000)
 
 int64_t copy_target_cluster(BlockDriverState *bs)
 {
@@ -95,12 +97,15 @@ bool target_zero_is_its_own(BlockDriverState *bs)
 
 void target_zero_learn(const TargetZeroLearner *learner, int64_t length)
 {
+    int64_t until_us = g_get_monotonic_time() + LEARN_US;
     int64_t offset = 0;
+    bool go_on = true;
     int answers;
 
-    for (answers = 0; offset < length && answers < MAX_ANSWERS; answers++) {
+    for (answers = 1; offset < length && go_on; answers++) {
+        int64_t most = MIN(length - offset, BDRV_REQUEST_MAX_BYTES);
         int64_t pnum = 0;
-        int ret = learner->ask(learner->opaque, offset, length - offset, &pnum);
+        int ret = learner->ask(learner->opaque, offset, most, &pnum);
 
         if (ret < 0 || pnum <= 0) {
             return;
@@ -109,5 +114,8 @@ void target_zero_learn(const TargetZeroLearner *learner, int64_t length)
             learner->found(learner->opaque, offset, pnum);
         }
         offset += pnum;
+        go_on =
+            answers < MAX_ANSWERS || ((ret & BDRV_BLOCK_ZERO) && pnum >= most &&
+                                      g_get_monotonic_time() < until_us);
     }
 }

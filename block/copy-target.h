@@ -50,9 +50,9 @@ bool target_zero_test(const TargetZero *z, int64_t offset, int64_t bytes,
 bool target_zero_is_its_own(BlockDriverState *bs);
 
 /*
- * A few questions about block status from @offset 0 on: ask() is blk_block_status()
- * with BDRV_WANT_ZERO, and found() is told where zeroes are, or -errno by ask()
- * ends it.
+ * A few questions about block status from @offset 0 on, and more, for a moment,
+ * where the answers are nothing but zeroes: ask() is blk_block_status() with
+ * BDRV_WANT_ZERO, and found() is told where zeroes are, or -errno by ask() ends it.
  */
 typedef struct TargetZeroLearner {
     int (*ask)(void *opaque, int64_t offset, int64_t bytes, int64_t *pnum);

@@ -84,6 +84,15 @@ static bool next_to_zero(MirrorJob *s, const MirrorOp *op, int64_t *offset,
     return pos < end;
 }
 
+/* Does the target read as zeroes where @op is? Lock held */
+static bool is_zero_already(MirrorJob *s, const MirrorOp *op)
+{
+    int64_t pnum;
+
+    return target_zero_test(&s->target_zero, op->offset, op->bytes, &pnum) &&
+           pnum >= op->bytes;
+}
+
 /* A zero-write of @bytes took @us microseconds: those to come are as long as
  * the target does fast. Lock held */
 static void pace_zeroes(MirrorJob *s, int64_t bytes, int64_t us)
@@ -291,6 +300,11 @@ static void *worker(void *opaque)
         picked = mirror_pick(s, w);
         s->picking = false;
         if (!picked) {
+            continue;
+        }
+        if (w->op.zero && is_zero_already(s, &w->op)) {
+            /* Nothing to do meanwhile that another could pick. */
+            finish(s, w, 0, false);
             continue;
         }
         cond_signal(&s->pickers);

@@ -10,8 +10,10 @@
 #include "block/mirror-int.h"
 
 /* Zeroes are picked in runs so long at most, and given back where the target
- * takes its time. */
-#define MAX_ZERO_BYTES (INT64_C(256) << 20)
+ * takes its time. A disk of 16 TiB that is one hole is 16,384 of them. */
+#define MAX_ZERO_BYTES BDRV_REQUEST_MAX_BYTES
+/* What is picked becomes so many times as long when it turned out to be zero. */
+#define ZERO_GROWTH 16
 /* Where guests may wait for them */
 #define MAX_BLOCKING_ZERO_BYTES (INT64_C(16) << 20)
 /* How long the picker stands in line where guests write, and those who come
@@ -162,9 +164,10 @@ static void extend_zero(MirrorJob *s, MirrorWorker *w)
         int64_t end = op->offset + op->bytes;
         int64_t offset, bytes, next, zero;
 
-        if (!bdrv_dirty_bitmap_next_area(s->dirty, end, s->length,
-                                         MIN(op->bytes, most - op->bytes),
-                                         &offset, &bytes) ||
+        if (!bdrv_dirty_bitmap_next_area(
+                s->dirty, end, s->length,
+                MIN((ZERO_GROWTH - 1) * op->bytes, most - op->bytes), &offset,
+                &bytes) ||
             offset != end ||
             !range_lock_try_extend(s->ranges, &w->hold, bytes)) {
             return;

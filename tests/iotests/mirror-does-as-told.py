@@ -9,9 +9,10 @@ import unittest
 import disk
 import iotests
 import nbd
-from iotests import KiB, MiB, QMPError, path
+from iotests import GiB, KiB, MiB, QMPError, path
 
 SIZE = 32 * MiB
+TiB = 1024 * GiB
 
 
 def allocated(name):
@@ -40,6 +41,19 @@ class MirrorDoesAsTold(unittest.TestCase):
                 self.assertTrue(iotests.identical(image, path("copy")))
                 self.check_half(path("copy"))
                 os.unlink(path("copy"))
+
+    def test_large_hole(self):
+        """A disk of any size that is one hole is passed over in long strides"""
+        with iotests.memory_file_system() as folder:
+            image = disk.sparse(os.path.join(folder, "image"), 16 * TiB)
+            copy = os.path.join(folder, "copy")
+            with disk.DiskDaemon(image) as daemon:
+                with daemon.strace("fallocate,lseek") as trace:
+                    daemon.mirror(copy)
+                self.assertEqual(trace.count("fallocate"), 0)
+                self.assertLess(len(trace.lines), 100)
+                self.assertLess(daemon.cache("disk")["lookups"], 100000)
+            self.assertEqual(allocated(copy), 0)
 
     def test_full_target(self):
         """A target full of something else: zeroes are written there, once"""
