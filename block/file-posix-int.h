@@ -74,6 +74,8 @@ struct FileState {
     FileDescriptors next; /* but for sync_fd if there is one; graph mutex */
     bool holds_fdset;     /* filename is that of a set of descriptors */
     bool local;           /* fstat() needs no network */
+    bool
+        exclusive_holes; /* of a direct write into a hole: nothing else goes on */
 
     Mutex tail_lock; /* file_lock_tail() */
     int64_t page;    /* what writeback may rewrite at once; bytes */

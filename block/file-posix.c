@@ -203,8 +203,8 @@ void file_find_limits(const FileState *s, int fd, int64_t length, bool direct,
     }
 }
 
-/* Does fstat() answer from memory? */
-static bool is_local(int fd)
+/* What is known of the file system by its kind */
+static void find_file_system(FileState *s)
 {
     static const uint32_t magics[] = { EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC,
                                        BTRFS_SUPER_MAGIC, TMPFS_MAGIC,
@@ -212,15 +212,13 @@ static bool is_local(int fd)
     struct statfs fs;
     size_t i;
 
-    if (fstatfs(fd, &fs) < 0) {
-        return false;
+    if (fstatfs(s->fd, &fs) < 0) {
+        return;
     }
     for (i = 0; i < G_N_ELEMENTS(magics); i++) {
-        if ((uint32_t)fs.f_type == magics[i]) {
-            return true;
-        }
+        s->local |= (uint32_t)fs.f_type == magics[i];
     }
-    return false;
+    s->exclusive_holes = (uint32_t)fs.f_type == EXT4_SUPER_MAGIC;
 }
 
 static bool join_disk(BlockDriverState *bs, FileOptions *o,
@@ -287,7 +285,7 @@ int file_open_as(BlockDriverState *bs, const FileKind *kind,
         s->direct = bs->cache_direct;
         s->page = MAX(sysconf(_SC_PAGESIZE), st.st_blksize);
         file_find_limits(s, s->fd, o.disk.length, s->direct, &bs->limits);
-        s->local = is_local(s->fd);
+        find_file_system(s);
         s->probe = status_probe_new(s->fd, kind->probes ? o.strategy
                                                         : STATUS_PROBE_NONE);
         if (!o.disk.granularity_given) {

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "block/file-posix-int.h"
+#include "util/aio.h"
 #include "util/iov.h"
 
 /* ---- transfers ---------------------------------------------------------- */
@@ -17,6 +18,7 @@
 typedef struct Transfer {
     int fd;
     bool write;
+    bool aio;     /* a write that is submitted */
     int flags;    /* RWF_ */
     size_t align; /* of offsets and lengths, as the file system wants them */
     const struct iovec *iov;
@@ -38,8 +40,9 @@ static ssize_t transfer_once(const Transfer *t, size_t skip, size_t bytes,
         iov = part;
     }
     do {
-        n = t->write ? pwritev2(t->fd, iov, niov, offset, t->flags)
-                     : preadv2(t->fd, iov, niov, offset, t->flags);
+        n = t->aio     ? aio_pwritev(t->fd, iov, niov, offset)
+            : t->write ? pwritev2(t->fd, iov, niov, offset, t->flags)
+                       : preadv2(t->fd, iov, niov, offset, t->flags);
     } while (n < 0 && errno == EINTR);
     return n < 0 ? -errno : n;
 }
@@ -157,7 +160,7 @@ static int write_all(const Transfer *t, int64_t skip, int64_t bytes,
  * *@need_flush tells whether that takes a flush.
  */
 static int do_write(BlockDriverState *bs, int64_t offset, int64_t bytes,
-                    const struct iovec *iov, int niov, bool fua,
+                    const struct iovec *iov, int niov, bool fua, bool submitted,
                     bool *need_flush)
 {
     FileState *s = bs->opaque;
@@ -174,6 +177,7 @@ static int do_write(BlockDriverState *bs, int64_t offset, int64_t bytes,
     if (fua && !file_found(s, FILE_NO_DSYNC)) {
         t.flags = RWF_DSYNC;
     }
+    t.aio = submitted && !t.flags;
     ret = write_all(&t, 0, head, offset);
     if ((ret == -EOPNOTSUPP || ret == -ENOSYS) && t.flags) {
         file_set_found(s, FILE_NO_DSYNC);
@@ -189,6 +193,7 @@ static int do_write(BlockDriverState *bs, int64_t offset, int64_t bytes,
         t.fd = s->sync_fd;
         t.align = 1;
         t.flags = 0;
+        t.aio = false;
         ret = write_all(&t, head, bytes - head, offset);
     }
     return ret;
@@ -206,6 +211,26 @@ static int64_t fill_up(BlockDriverState *bs, int64_t offset, int64_t bytes)
     return MAX(bytes, MIN(whole, file_end(bs->opaque) - offset));
 }
 
+/*
+ * Is it a direct write that may have to allocate? Then it is submitted, as ext4 would
+ * let nobody else in until it has ended. Where data was seen there is something.
+ *
+ * Nobody may write there through the page cache meanwhile, and the file's lock does
+ * not see to that any more: a page that is dirty when a direct write ends is told to
+ * the next fsync as EIO.
+ */
+static bool begin_submitted(FileState *s, int64_t offset, int64_t bytes)
+{
+    int64_t pnum;
+
+    return s->exclusive_holes && s->direct && bytes > 0 &&
+           offset + bytes <= file_end(s) &&
+           (status_cache_peek(s->cache, offset, bytes, &pnum) !=
+                BLOCK_STATE_DATA ||
+            pnum < bytes) &&
+           status_disk_begin_alone(&s->user);
+}
+
 int file_pwritev(BlockDriverState *bs, int64_t offset, int64_t bytes,
                  const struct iovec *iov, int niov, int flags)
 {
@@ -213,13 +238,18 @@ int file_pwritev(BlockDriverState *bs, int64_t offset, int64_t bytes,
     bool fua = flags & BDRV_REQ_FUA;
     bool need_flush = false;
     bool locked = file_lock_tail(s, offset + bytes);
+    bool submitted;
     StatusOp op;
     int ret;
 
     bytes = fill_up(bs, offset, bytes);
+    submitted = begin_submitted(s, offset, bytes);
     status_cache_write_begin(s->cache, &op, offset, bytes);
-    ret = do_write(bs, offset, bytes, iov, niov, fua, &need_flush);
+    ret = do_write(bs, offset, bytes, iov, niov, fua, submitted, &need_flush);
     status_cache_write_end(s->cache, &op, ret == 0);
+    if (submitted) {
+        status_disk_end_alone(&s->user);
+    }
     if (offset + bytes > file_end(s)) {
         file_grew(s, offset + bytes, ret);
     }

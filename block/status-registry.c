@@ -45,6 +45,8 @@
 #include "util/thread.h"
 
 #define SYSFS "/sys"
+/* For a disk that hangs nobody is kept waiting any longer. */
+#define ALONE_US G_USEC_PER_SEC
 
 struct StatusDisk {
     DiskId id;
@@ -63,6 +65,11 @@ static Mutex registry_lock = MUTEX_INIT;
 static Mutex lengths_lock = MUTEX_INIT;
 /* Of StatusDisk. Few: one for each image that is open. registry_lock */
 static GPtrArray *disks;
+
+/* For who waits until nobody counts on being alone; registry_lock, so one at a time */
+static Mutex alone_lock = MUTEX_INIT;
+static Cond alone_cond;
+static int alone_awaited; /* atomic */
 
 static StatusDisk *find_disk(const DiskId *id)
 {
@@ -170,6 +177,59 @@ static StatusCacheMode wanted_mode(const StatusDisk *disk, bool *may_guard)
     return mode;
 }
 
+static bool counts_on_it(const StatusDisk *disk)
+{
+    guint i;
+
+    for (i = 0; i < disk->users->len; i++) {
+        const StatusDiskUser *user = g_ptr_array_index(disk->users, i);
+
+        if (__atomic_load_n(&user->alone, __ATOMIC_SEQ_CST) > 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* The cache has just been told: who begins from now on knows. */
+static void wait_for_loners(const StatusDisk *disk)
+{
+    static bool made;
+    int64_t deadline_us = g_get_monotonic_time() + ALONE_US;
+    bool in_time = true;
+
+    if (!made) {
+        cond_init(&alone_cond);
+        made = true;
+    }
+    MUTEX_GUARD(&alone_lock);
+    __atomic_store_n(&alone_awaited, 1, __ATOMIC_SEQ_CST);
+    while (in_time && counts_on_it(disk)) {
+        in_time = cond_wait_until(&alone_cond, &alone_lock, deadline_us);
+    }
+    __atomic_store_n(&alone_awaited, 0, __ATOMIC_SEQ_CST);
+}
+
+bool status_disk_begin_alone(StatusDiskUser *user)
+{
+    /* Before the look: who takes ON away from the cache looks at this then. */
+    __atomic_add_fetch(&user->alone, 1, __ATOMIC_SEQ_CST);
+    if (status_cache_get_mode(user->cache) == STATUS_CACHE_ON) {
+        return true;
+    }
+    status_disk_end_alone(user);
+    return false;
+}
+
+void status_disk_end_alone(StatusDiskUser *user)
+{
+    __atomic_sub_fetch(&user->alone, 1, __ATOMIC_SEQ_CST);
+    if (__atomic_load_n(&alone_awaited, __ATOMIC_SEQ_CST)) {
+        MUTEX_GUARD(&alone_lock);
+        cond_broadcast(&alone_cond);
+    }
+}
+
 static void update(StatusDisk *disk)
 {
     bool may_guard, guarded = false;
@@ -196,6 +256,9 @@ static void update(StatusDisk *disk)
         g_clear_pointer(&disk->cache, status_cache_unref);
     } else {
         status_cache_set_mode(disk->cache, mode);
+    }
+    if (mode != STATUS_CACHE_ON) {
+        wait_for_loners(disk);
     }
     for (i = 0; !may_guard && i < disk->users->len; i++) {
         StatusDiskUser *user = g_ptr_array_index(disk->users, i);

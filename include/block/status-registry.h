@@ -32,6 +32,7 @@ typedef struct StatusDiskUser {
     StatusCache *cache;  /* the one it was given; the registry's */
     int64_t length;      /* of the disk, bytes; atomic: status_disk_length() */
     uint64_t max_memory; /* of the cache it was given, bytes; atomic */
+    unsigned alone;      /* atomic: writes that count on being alone */
 } StatusDiskUser;
 
 typedef struct StatusDiskOptions {
@@ -69,6 +70,16 @@ static inline int64_t status_disk_length(const StatusDiskUser *user)
 void status_disk_resize(StatusDiskUser *user, int64_t length);
 /* A write that ended at @length has ended, and the disk is at least so long. */
 void status_disk_grow(StatusDiskUser *user, int64_t length);
+
+/*
+ * A write begins that does no harm only as long as nobody else writes to the disk: no
+ * other node, and nobody who would keep to image locks. True: that is so until the
+ * write ends; who comes is kept waiting for that, though not for more than a second.
+ * False: it is to be done in another way, and there is nothing to end. For requests;
+ * neither waits.
+ */
+bool status_disk_begin_alone(StatusDiskUser *user);
+void status_disk_end_alone(StatusDiskUser *user);
 
 /* Permissions have changed, here or maybe elsewhere: decide anew. */
 void status_disk_refresh(StatusDiskUser *user);

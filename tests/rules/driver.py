@@ -57,6 +57,10 @@ BREAKS = [
      '(id->device && is_exclusively_open(fd))', '(id->device && fd == -2)'),
     (KIN, 'claim-kept', 'looking for a claim leaves none',
      '    close(claim);\n', ''),
+    (REGISTRY, 'registry-alone', 'who comes waits for writes that must be alone',
+     '''    if (mode != STATUS_CACHE_ON) {
+        wait_for_loners(disk);''', '''    if (0) {
+        wait_for_loners(disk);'''),
     (REGISTRY, 'registry-lied', 'a disk whose cache has lied is distrusted',
      'disk->distrusted |= disk->cache && status_cache_is_distrusted(disk->cache);',
      ''),
@@ -184,14 +188,14 @@ BREAKS = [
 
     (RW, '1-begin', 'a write is told before it goes out',
      '''    status_cache_write_begin(s->cache, &op, offset, bytes);
-    ret = do_write(bs, offset, bytes, iov, niov, fua, &need_flush);''',
-     '''    ret = do_write(bs, offset, bytes, iov, niov, fua, &need_flush);
+    ret = do_write(bs, offset, bytes, iov, niov, fua, submitted, &need_flush);''',
+     '''    ret = do_write(bs, offset, bytes, iov, niov, fua, submitted, &need_flush);
     status_cache_write_begin(s->cache, &op, offset, bytes);'''),
     (RW, '1-end', 'a write is told to have ended when it has',
-     '''    ret = do_write(bs, offset, bytes, iov, niov, fua, &need_flush);
+     '''    ret = do_write(bs, offset, bytes, iov, niov, fua, submitted, &need_flush);
     status_cache_write_end(s->cache, &op, ret == 0);''',
      '''    status_cache_write_end(s->cache, &op, true);
-    ret = do_write(bs, offset, bytes, iov, niov, fua, &need_flush);'''),
+    ret = do_write(bs, offset, bytes, iov, niov, fua, submitted, &need_flush);'''),
     (RW, '1-failed-told', 'a failed write is told to have failed',
      'status_cache_write_end(s->cache, &op, ret == 0);',
      'status_cache_write_end(s->cache, &op, true);'),

@@ -64,8 +64,8 @@ static bool fails(int one_in)
     return true;
 }
 
-ssize_t __wrap_pwritev64v2(int fd, const struct iovec *iov, int niov,
-                           off_t offset, int flags)
+static ssize_t write_or_fail(int fd, const struct iovec *iov, int niov,
+                             off_t offset, int flags, bool aio)
 {
     /* A failed RWF_DSYNC is taken for a failed flush, and the last one. */
     bool bad = !(flags & RWF_DSYNC) && fails(FAIL_ONE_IN);
@@ -73,7 +73,8 @@ ssize_t __wrap_pwritev64v2(int fd, const struct iovec *iov, int niov,
 
     yield();
     if (!bad || random_one_in(faults, 2)) {
-        n = __real_pwritev64v2(fd, iov, niov, offset, flags);
+        n = aio ? __real_aio_pwritev(fd, iov, niov, offset)
+                : __real_pwritev64v2(fd, iov, niov, offset, flags);
     }
     yield();
     if (bad) {
@@ -81,6 +82,18 @@ ssize_t __wrap_pwritev64v2(int fd, const struct iovec *iov, int niov,
         return -1;
     }
     return n;
+}
+
+ssize_t __wrap_pwritev64v2(int fd, const struct iovec *iov, int niov,
+                           off_t offset, int flags)
+{
+    return write_or_fail(fd, iov, niov, offset, flags, false);
+}
+
+ssize_t __wrap_aio_pwritev(int fd, const struct iovec *iov, int niov,
+                           off_t offset)
+{
+    return write_or_fail(fd, iov, niov, offset, 0, true);
 }
 
 ssize_t __wrap_preadv64v2(int fd, const struct iovec *iov, int niov,

@@ -71,6 +71,12 @@ ssize_t __wrap_pwritev64v2(int fd, const struct iovec *iov, int niov,
     return own_up_to(__real_pwritev64v2(fd, &first, 1, offset, flags));
 }
 
+ssize_t __wrap_aio_pwritev(int fd, const struct iovec *iov, int niov,
+                           off_t offset)
+{
+    return __wrap_pwritev64v2(fd, iov, niov, offset, 0);
+}
+
 ssize_t __wrap_preadv64v2(int fd, const struct iovec *iov, int niov,
                           off_t offset, int flags)
 {

@@ -209,6 +209,45 @@ START_TEST(test_second_node)
 END_TEST
 
 /* The one that came first may also be the one that goes first. */
+static void *end_later(void *opaque)
+{
+    g_usleep(20000);
+    status_disk_end_alone(opaque);
+    return NULL;
+}
+
+/* A write that must be the only one keeps the next node waiting. */
+START_TEST(test_writes_alone)
+{
+    Node one = { 0 }, two = { 0 };
+    int64_t start_us;
+    GThread *thread;
+
+    attach(&one, "one", true, STATUS_CACHE_ON);
+    ck_assert(status_disk_begin_alone(&one.user));
+    ck_assert(status_disk_begin_alone(&one.user));
+    status_disk_end_alone(&one.user);
+    thread = g_thread_new("end", end_later, &one.user);
+    attach(&two, "two", true, _i ? STATUS_CACHE_OFF : STATUS_CACHE_ON);
+    ck_assert_int_eq(one.user.alone, 0);
+    g_thread_join(thread);
+
+    ck_assert(!status_disk_begin_alone(&one.user));
+    ck_assert(!status_disk_begin_alone(&two.user));
+    ck_assert_int_eq(one.user.alone + two.user.alone, 0);
+    detach(&two);
+    ck_assert(status_disk_begin_alone(&one.user));
+
+    /* Its disk hangs. */
+    start_us = g_get_monotonic_time();
+    attach(&two, "two", true, STATUS_CACHE_ON);
+    ck_assert_int_ge(g_get_monotonic_time() - start_us, G_USEC_PER_SEC);
+    detach(&two);
+    status_disk_end_alone(&one.user);
+    detach(&one);
+}
+END_TEST
+
 START_TEST(test_first_goes)
 {
     Node a = { 0 }, b = { 0 };
@@ -504,6 +543,7 @@ int main(void)
     tcase_add_test(tc, test_alone);
     tcase_add_test(tc, test_wants_less);
     tcase_add_loop_test(tc, test_second_node, 0, 4);
+    tcase_add_loop_test(tc, test_writes_alone, 0, 2);
     tcase_add_test(tc, test_first_goes);
     tcase_add_test(tc, test_hard_link);
     tcase_add_test(tc, test_most_cautious);

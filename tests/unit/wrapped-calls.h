@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * System calls that the linker puts functions of a test in place of (--wrap, see
+ * System calls, and what is like one, that the linker puts functions of a test in place of (--wrap, see
  * the meson.build of the test): __wrap_NAME() is the test's, __real_NAME() libc's.
  */
 #ifndef TESTS_UNIT_WRAPPED_CALLS_H
@@ -10,6 +10,10 @@
 #include <sys/types.h>
 #include <sys/uio.h>
 
+ssize_t __real_aio_pwritev(int fd, const struct iovec *iov, int niov,
+                           off_t offset);
+ssize_t __wrap_aio_pwritev(int fd, const struct iovec *iov, int niov,
+                           off_t offset);
 int __real_dup3(int from, int to, int flags);
 int __wrap_dup3(int from, int to, int flags);
 int __real_fallocate64(int fd, int mode, off_t offset, off_t bytes);
