@@ -20,6 +20,7 @@ lists, one of each round; their median is quoted. b.form is one of
 import argparse
 import json
 import os
+import signal
 import statistics
 import sys
 import time
@@ -148,6 +149,8 @@ def main(name, title, run):
     parser.add_argument("--json", metavar="FILE",
                         help="write what was found there, too")
     args = parser.parse_args()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     b = Bench(name, title, args.form)
     start = time.monotonic()
     try:

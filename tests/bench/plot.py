@@ -3,6 +3,9 @@
 
 import subprocess
 
+# As some of the pictures become part of the documentation
+LICENCE = "<!-- SPDX-License-Identifier: GPL-2.0-or-later -->"
+
 
 def _quoted(text):
     """As gnuplot reads a string that it takes as it is"""
@@ -45,3 +48,7 @@ def draw(plot, output):
     """Raises CalledProcessError with gnuplot's words in stderr"""
     subprocess.run(["gnuplot"], input=script(plot, output), text=True,
                    check=True, capture_output=True, timeout=60)
+    with open(output, "r+", encoding="utf-8") as file:
+        first, rest = file.read().split("\n", 1)
+        file.seek(0)
+        file.write(f"{first}\n{LICENCE}\n{rest}")

@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import tempfile
@@ -65,11 +66,18 @@ def run_one(name, form):
     """Its results; None if it failed"""
     with tempfile.NamedTemporaryFile("r", suffix=".json",
                                      encoding="utf-8") as file:
-        done = subprocess.run(
+        process = subprocess.Popen(
             [sys.executable, os.path.join(HERE, name + ".py"), "--form", form,
-             "--json", file.name], check=False)
-        if done.returncode:
-            print(f"{name} failed with exit status {done.returncode}",
+             "--json", file.name])
+        try:
+            status = process.wait()
+        except BaseException:
+            # It has mounts and the like to remove; after ^C it does already.
+            process.terminate()
+            process.wait()
+            raise
+        if status:
+            print(f"{name} failed with exit status {status}",
                   file=sys.stderr)
             return None
         return json.load(file)
@@ -98,6 +106,8 @@ def options():
 
 def main():
     args, names = options()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     os.makedirs(args.out, exist_ok=True)
     about, results = machine(), []
     if os.getloadavg()[0] > os.cpu_count() / 2:

@@ -8,6 +8,7 @@ counts by some 50 us and is no companion for a measurement of time.
 """
 
 import array
+import atexit
 import bisect
 import collections
 import contextlib
@@ -89,13 +90,16 @@ class TracepointCounter:
 
     def __init__(self, pid):
         self._stack = contextlib.ExitStack()
+        # An instance that is left slows each system call of the machine.
+        atexit.register(self._stack.close)
         self._mount = tempfile.mkdtemp(prefix="tracefs-")
         self._stack.callback(os.rmdir, self._mount)
         subprocess.run(["mount", "-t", "tracefs", "nodev", self._mount],
                        check=True)
         self._stack.callback(subprocess.run, ["umount", self._mount],
                              check=True)
-        self._dir = f"{self._mount}/instances/seekless-{pid}"
+        self._remove_stale()
+        self._dir = f"{self._mount}/instances/seekless-{os.getpid()}-{pid}"
         os.mkdir(self._dir)
         self._stack.callback(os.rmdir, self._dir)
         self._write("buffer_size_kb", "32768")
@@ -109,6 +113,13 @@ class TracepointCounter:
             if only:
                 self._write(f"events/syscalls/{name}/filter", only)
             self._write(f"events/syscalls/{name}/enable", "1")
+
+    def _remove_stale(self):
+        """Remove what was left by those that were killed"""
+        for name in os.listdir(f"{self._mount}/instances"):
+            match = re.fullmatch(r"seekless-(\d+)-\d+", name)
+            if match and not os.path.exists(f"/proc/{match[1]}"):
+                os.rmdir(f"{self._mount}/instances/{name}")
 
     def _write(self, name, text):
         with open(f"{self._dir}/{name}", "w", encoding="ascii") as file:
