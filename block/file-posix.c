@@ -203,6 +203,19 @@ void file_find_limits(const FileState *s, int fd, int64_t length, bool direct,
     }
 }
 
+/*
+ * Are all direct writes direct? Into holes of a file without extents ext4 writes
+ * through the page cache, and so it may where there is encryption and the like.
+ */
+static bool is_plain_ext4(int fd)
+{
+    unsigned flags; /* of this size, whatever the name of the request says */
+
+    return ioctl(fd, FS_IOC_GETFLAGS, &flags) == 0 &&
+           (flags & (FS_EXTENT_FL | FS_ENCRYPT_FL | FS_INLINE_DATA_FL |
+                     FS_JOURNAL_DATA_FL)) == FS_EXTENT_FL;
+}
+
 /* What is known of the file system by its kind */
 static void find_file_system(FileState *s)
 {
@@ -218,7 +231,8 @@ static void find_file_system(FileState *s)
     for (i = 0; i < G_N_ELEMENTS(magics); i++) {
         s->local |= (uint32_t)fs.f_type == magics[i];
     }
-    s->exclusive_holes = (uint32_t)fs.f_type == EXT4_SUPER_MAGIC;
+    s->exclusive_holes =
+        (uint32_t)fs.f_type == EXT4_SUPER_MAGIC && is_plain_ext4(s->fd);
 }
 
 static bool join_disk(BlockDriverState *bs, FileOptions *o,

@@ -217,14 +217,17 @@ static int64_t fill_up(BlockDriverState *bs, int64_t offset, int64_t bytes)
  *
  * Nobody may write there through the page cache meanwhile, and the file's lock does
  * not see to that any more: a page that is dirty when a direct write ends is told to
- * the next fsync as EIO.
+ * the next fsync as EIO. We do so ourselves at an end within a block, and file systems
+ * have pages of any size, so that of a disk with such an end nothing is submitted.
+ * fallocate() and ftruncate() wait for what was.
  */
-static bool begin_submitted(FileState *s, int64_t offset, int64_t bytes)
+static bool begin_submitted(BlockDriverState *bs, int64_t offset, int64_t bytes)
 {
-    int64_t pnum;
+    FileState *s = bs->opaque;
+    int64_t pnum, end = file_end(s);
 
     return s->exclusive_holes && s->direct && bytes > 0 &&
-           offset + bytes <= file_end(s) &&
+           offset + bytes <= end && end % bs->limits.request_alignment == 0 &&
            (status_cache_peek(s->cache, offset, bytes, &pnum) !=
                 BLOCK_STATE_DATA ||
             pnum < bytes) &&
@@ -243,7 +246,7 @@ int file_pwritev(BlockDriverState *bs, int64_t offset, int64_t bytes,
     int ret;
 
     bytes = fill_up(bs, offset, bytes);
-    submitted = begin_submitted(s, offset, bytes);
+    submitted = begin_submitted(bs, offset, bytes);
     status_cache_write_begin(s->cache, &op, offset, bytes);
     ret = do_write(bs, offset, bytes, iov, niov, fua, submitted, &need_flush);
     status_cache_write_end(s->cache, &op, ret == 0);

@@ -45,7 +45,8 @@
 #include "util/thread.h"
 
 #define SYSFS "/sys"
-/* For a disk that hangs nobody is kept waiting any longer. */
+/* For a disk that hangs nobody is kept waiting any longer. Should he then write through
+ * the page cache to where a write hangs, the next flush tells of it (EIO). */
 #define ALONE_US G_USEC_PER_SEC
 
 struct StatusDisk {

@@ -8,6 +8,8 @@
  *
  * A context takes one request at a time. They are kept for the next who needs one,
  * for good: io_destroy(2) waits for all processors, which is longer than a write.
+ * They do not outlive a fork(): what a child inherits takes no requests, and its writes
+ * are plain. At an exit the kernel waits for what is under way, as it does for writes.
  */
 #include "util/aio.h"
 
@@ -22,10 +24,14 @@
 
 /* That many writes at once, and no more: others go the plain way. */
 #define MAX_CONTEXTS 256
+/* Other processes may have taken all there are. So many writes go the plain way until
+ * that is looked at again: the kernel says no only when it has made half of one. */
+#define MISSES 64
 
 static Mutex lock = MUTEX_INIT;
 static aio_context_t idle[MAX_CONTEXTS]; /* lock */
 static unsigned n_idle, n_contexts;      /* lock */
+static unsigned misses;                  /* lock; still to come */
 static int refused; /* atomic: the kernel has no such way */
 
 /* Does waiting work, too? What is submitted must be waited for. */
@@ -63,7 +69,8 @@ static bool get_context(aio_context_t *context)
         mutex_unlock(&lock);
         return true;
     }
-    if (n_contexts == MAX_CONTEXTS) {
+    if (n_contexts == MAX_CONTEXTS || misses > 0) {
+        misses -= misses > 0;
         mutex_unlock(&lock);
         return false;
     }
@@ -73,6 +80,7 @@ static bool get_context(aio_context_t *context)
     if (!made) {
         MUTEX_GUARD(&lock);
         n_contexts--;
+        misses = MISSES;
     }
     return made;
 }
@@ -106,7 +114,9 @@ static bool submit_and_wait(aio_context_t context, struct iocb *request,
     return true;
 }
 
-ssize_t aio_pwritev(int fd, const struct iovec *iov, int niov, off_t offset)
+/* Once; -1 and errno, which may be EINTR: the file system's answer */
+static ssize_t write_once(int fd, const struct iovec *iov, int niov,
+                          off_t offset)
 {
     struct iocb request = {
         .aio_lio_opcode = IOCB_CMD_PWRITEV,
@@ -124,14 +134,21 @@ ssize_t aio_pwritev(int fd, const struct iovec *iov, int niov, off_t offset)
         put_context(context);
     }
     if (!submitted) {
-        do {
-            n = pwritev2(fd, iov, niov, offset, 0);
-        } while (n < 0 && errno == EINTR);
-        return n;
+        return pwritev2(fd, iov, niov, offset, 0);
     }
     if (n < 0) {
         errno = -n;
         return -1;
     }
+    return n;
+}
+
+ssize_t aio_pwritev(int fd, const struct iovec *iov, int niov, off_t offset)
+{
+    ssize_t n;
+
+    do {
+        n = write_once(fd, iov, niov, offset);
+    } while (n < 0 && errno == EINTR);
     return n;
 }

@@ -74,7 +74,8 @@ void status_disk_grow(StatusDiskUser *user, int64_t length);
 /*
  * A write begins that does no harm only as long as nobody else writes to the disk: no
  * other node, and nobody who would keep to image locks. True: that is so until the
- * write ends; who comes is kept waiting for that, though not for more than a second.
+ * write ends; who comes is kept waiting for that, though not for more than a second,
+ * with the registry locked: no request and no query waits for it.
  * False: it is to be done in another way, and there is nothing to end. For requests;
  * neither waits.
  */

@@ -128,6 +128,8 @@ static const char *unknown(const char *name, unsigned long what)
 static const char *ioctl_name(unsigned long request)
 {
     switch (request) {
+    case FS_IOC_GETFLAGS:
+        return "FS_IOC_GETFLAGS";
     case FS_IOC_FIEMAP:
         return "FS_IOC_FIEMAP";
     case BLKROGET:

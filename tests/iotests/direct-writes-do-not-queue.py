@@ -22,14 +22,14 @@ def calls(trace, name, filename):
 
 
 class DirectWrites(unittest.TestCase):
-    def copy(self, folder, options=None):
+    def copy(self, folder, options=None, size=SIZE):
         """(submitted, written), of a mirror to a new sparse file, and of one
         more to the same node"""
-        source = disk.written(path("source"), SIZE)
+        source = disk.written(path("source"), size)
         target = os.path.join(folder, "target")
         seen = []
         with disk.DiskDaemon(source) as daemon:
-            disk.sparse(target, SIZE)
+            disk.sparse(target, size)
             daemon.add_node("target", target,
                             **(DIRECT if options is None else options))
             for _ in range(2):
@@ -61,6 +61,21 @@ class DirectWrites(unittest.TestCase):
 
     def test_xfs(self):
         with iotests.file_system("xfs", 512 * MiB) as folder:
+            first, _ = self.copy(folder)
+        self.assertEqual(first[0], 0)
+        self.assertGreaterEqual(first[1], SIZE // MiB)
+
+    def test_end_within_a_block(self):
+        """What is behind the last block is written through the page cache."""
+        with iotests.file_system("ext4") as folder:
+            first, _ = self.copy(folder, size=SIZE + 100)
+        self.assertEqual(first[0], 0)
+        self.assertGreaterEqual(first[1], SIZE // MiB)
+
+    def test_without_extents(self):
+        """There ext4 fills holes through the page cache."""
+        with iotests.file_system("ext4", options=("-O", "^extents,^64bit")) \
+                as folder:
             first, _ = self.copy(folder)
         self.assertEqual(first[0], 0)
         self.assertGreaterEqual(first[1], SIZE // MiB)

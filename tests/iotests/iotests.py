@@ -186,11 +186,11 @@ FILE_SYSTEMS = ("ext4", "xfs", "btrfs")
 
 
 @contextlib.contextmanager
-def file_system(kind, size=GiB, where=None, direct_io=False):
+def file_system(kind, size=GiB, where=None, direct_io=False, options=()):
     """A fresh file system of that kind, loop-mounted; yields its folder
 
     It lies in a file in the folder @where, if not among the test's. With
-    @direct_io that has no page cache of its own.
+    @direct_io that has no page cache of its own. @options are mkfs's.
     """
     require_root()
     folder = tempfile.mkdtemp(prefix=kind + "-", dir=where or scratch.path)
@@ -201,7 +201,7 @@ def file_system(kind, size=GiB, where=None, direct_io=False):
         file.truncate(size)
     quiet = {"ext4": ["-q", "-E", "lazy_itable_init=0"], "xfs": ["-q"],
              "btrfs": ["-q"]}[kind]
-    run(f"mkfs.{kind}", *quiet, image)
+    run(f"mkfs.{kind}", *quiet, *options, image)
     try:
         with loop_device(image, f"--direct-io={'on' if direct_io else 'off'}"
                          ) as device:

@@ -208,7 +208,6 @@ START_TEST(test_second_node)
 }
 END_TEST
 
-/* The one that came first may also be the one that goes first. */
 static void *end_later(void *opaque)
 {
     g_usleep(20000);
@@ -248,6 +247,7 @@ START_TEST(test_writes_alone)
 }
 END_TEST
 
+/* The one that came first may also be the one that goes first. */
 START_TEST(test_first_goes)
 {
     Node a = { 0 }, b = { 0 };
