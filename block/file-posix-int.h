@@ -76,6 +76,7 @@ struct FileState {
     bool local;           /* fstat() needs no network */
     bool
         exclusive_holes; /* of a direct write into a hole: nothing else goes on */
+    int64_t submitted;   /* of such writes, bytes that the disk has; atomic */
 
     Mutex tail_lock; /* file_lock_tail() */
     int64_t page;    /* what writeback may rewrite at once; bytes */

@@ -212,6 +212,31 @@ static int64_t fill_up(BlockDriverState *bs, int64_t offset, int64_t bytes)
 }
 
 /*
+ * Submitted writes are to keep the disk busy, and no more: whoever else wants something
+ * of it, of another file as well, waits for all that it has before. Large ones do
+ * that one after the other. (A mirror of full disks, 16 writes of 1 MiB at once, had 8 %
+ * more with no limit, and a client's reads took 4 ms, not 0.7.)
+ */
+#define MAX_SUBMITTED (2 * 1024 * 1024)
+
+static bool begin_alone(FileState *s, int64_t bytes)
+{
+    if (__atomic_add_fetch(&s->submitted, bytes, __ATOMIC_RELAXED) <=
+            MAX_SUBMITTED &&
+        status_disk_begin_alone(&s->user)) {
+        return true;
+    }
+    __atomic_sub_fetch(&s->submitted, bytes, __ATOMIC_RELAXED);
+    return false;
+}
+
+static void end_submitted(FileState *s, int64_t bytes)
+{
+    status_disk_end_alone(&s->user);
+    __atomic_sub_fetch(&s->submitted, bytes, __ATOMIC_RELAXED);
+}
+
+/*
  * Is it a direct write that may have to allocate? Then it is submitted, as ext4 would
  * let nobody else in until it has ended. Where data was seen there is something.
  *
@@ -231,7 +256,7 @@ static bool begin_submitted(BlockDriverState *bs, int64_t offset, int64_t bytes)
            (status_cache_peek(s->cache, offset, bytes, &pnum) !=
                 BLOCK_STATE_DATA ||
             pnum < bytes) &&
-           status_disk_begin_alone(&s->user);
+           begin_alone(s, bytes);
 }
 
 int file_pwritev(BlockDriverState *bs, int64_t offset, int64_t bytes,
@@ -251,7 +276,7 @@ int file_pwritev(BlockDriverState *bs, int64_t offset, int64_t bytes,
     ret = do_write(bs, offset, bytes, iov, niov, fua, submitted, &need_flush);
     status_cache_write_end(s->cache, &op, ret == 0);
     if (submitted) {
-        status_disk_end_alone(&s->user);
+        end_submitted(s, bytes);
     }
     if (offset + bytes > file_end(s)) {
         file_grew(s, offset + bytes, ret);
