@@ -131,8 +131,8 @@ def run_jobs(source, folder, kind, program, number=1, apart=0, direct=True,
             calls = counter.stop()
             seen["counts"] = _counts(source, calls, _cache_extents(daemon))
         daemon.stop()
-    if compare:
-        assert all(source.same_as(target) for target in targets), source.name
+    if compare and not all(source.same_as(target) for target in targets):
+        raise AssertionError(f"a bad copy of {source.name}")
     for target in targets:
         os.unlink(target)
     data = number * source.size / 1e6

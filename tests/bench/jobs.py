@@ -69,7 +69,13 @@ class Jobs:
     def idle(self, source, kind, what="", limit=None, counted=True, **options):
         """Rates, and those of plain copies (@limit) beside them"""
         case = f"{kind} of {source.name}{what}{self.suffix}"
-        counts = self.counted(source, kind, **options) if counted else None
+        counts = None
+        if counted:
+            counts = self.counted(source, kind, **options)
+        else:
+            # Whoever comes first is slowed by memory that nobody has used yet.
+            job_runs.run_jobs(source, self.folder, kind, iotests.DAEMON,
+                              compare=True, **options)
         seen = self.turns(source, kind, **options)
         rates = {name: [row["rate"] for row in rows]
                  for name, rows in seen.items()}
