@@ -9,7 +9,8 @@
  * thread.
  *
  * The watch is a thread that looks after those who keep the turn of their
- * connection while they do a request. It sleeps while nobody does.
+ * connection while they do a request, and sends the replies that wait behind a
+ * slow one. It sleeps while there are none.
  *
  * To hang up on a client, its socket is shut down; whoever reads from it, or
  * comes back to do so, ends the connection. It is not closed, so that the
@@ -69,6 +70,7 @@ static NbdConn *conn_new(int fd, int64_t handshake_us)
                          : INT64_MAX;
     conn->link.data = conn;
     conn->wait_link.data = conn;
+    conn->send_at = INT64_MAX;
     nbd_crew_init(conn);
     mutex_init(&conn->lock);
     mutex_init(&conn->send_lock);
@@ -341,6 +343,10 @@ void nbd_conn_leave(NbdConn *conn)
 
 /* ---- the watch ---------------------------------------------------------- */
 
+/* Between attempts to send to a client that takes no replies */
+#define SEND_AGAIN_US 1000
+#define SEND_AGAIN_MAX_US (100 * 1000)
+
 void nbd_conn_wake_watch(void)
 {
     if (!__atomic_load_n(&conns.watch_sleeps, __ATOMIC_SEQ_CST)) {
@@ -351,10 +357,30 @@ void nbd_conn_wake_watch(void)
     mutex_unlock(&nbd_lock);
 }
 
-/* nbd_lock held. False if no turn was kept since the last look. */
-static bool watch_look(void)
+/* nbd_lock held: a request does not end; others wait behind it to be told that
+ * they are done. Who does not take that is asked less and less often. */
+static void watch_send(NbdConn *conn)
+{
+    int64_t now = g_get_monotonic_time();
+
+    if (conn->send_at > now) {
+        return;
+    }
+    if (nbd_out_try_send(conn)) {
+        conn->send_at = INT64_MAX;
+    } else {
+        conn->send_at = now + conn->send_again;
+        conn->send_again = MIN(2 * conn->send_again, SEND_AGAIN_MAX_US);
+    }
+}
+
+/* nbd_lock held. False if no turn was kept since the last look. *@next: then
+ * there is something to do (monotonic) */
+static bool watch_look(int64_t *next)
 {
     bool busy = false;
+
+    *next = INT64_MAX;
 
     for (GList *l = conns.all.head; l; l = l->next) {
         NbdConn *conn = l->data;
@@ -365,7 +391,11 @@ static bool watch_look(void)
             if (nbd_crew_take_turn_away(conn)) {
                 get_helper(conn);
             }
+            conn->send_at = 0;
+            conn->send_again = SEND_AGAIN_US;
         }
+        watch_send(conn);
+        *next = MIN(*next, conn->send_at);
         conn->last_kept = kept;
     }
     return busy;
@@ -374,19 +404,19 @@ static bool watch_look(void)
 /* As long as there are connections */
 static void *watch_main(void *opaque)
 {
-    int64_t deadline;
+    int64_t deadline, next;
 
     pthread_setname_np(pthread_self(), "nbd-watch");
     mutex_lock(&nbd_lock);
     while (conns.all.length > 0) {
         deadline = g_get_monotonic_time() + nbd_limits.patience_us;
-        if (!watch_look()) {
+        if (!watch_look(&next)) {
             __atomic_store_n(&conns.watch_sleeps, 1, __ATOMIC_SEQ_CST);
-            if (!watch_look()) {
+            if (!watch_look(&next)) {
                 deadline = INT64_MAX;
             }
         }
-        bdrv_wait(&conns.watch, &nbd_lock, deadline, NULL);
+        bdrv_wait(&conns.watch, &nbd_lock, MIN(deadline, next), NULL);
         __atomic_store_n(&conns.watch_sleeps, 0, __ATOMIC_SEQ_CST);
     }
     conns.watching = false;

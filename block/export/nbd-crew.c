@@ -9,7 +9,9 @@
  *
  * To wake another thread takes longer than many a request. While requests are
  * done at once, a thread therefore keeps the turn while it does one, at the
- * risk that this one is slow. Then the watch (nbd-conn.c) takes it away.
+ * risk that this one is slow. Then the watch (nbd-conn.c) takes it away. Replies
+ * to these may wait for each other, as long as further requests are there
+ * (nbd-out.c).
  *
  * A crew begins with one thread, which does the handshake, and never has fewer.
  * When the turn is given away and nobody waits for it, a helper is asked for, up
@@ -22,6 +24,8 @@
 
 /* A request is done at once if it takes no longer, with its reply. */
 #define AT_ONCE_US 15
+/* If it takes longer than that, the replies before it have waited enough. */
+#define LONG_US 100
 /* The score of a connection: one up for each request that was done at once,
  * two down for any other; from the middle on, the turn is kept. */
 #define SCORE_MAX 32
@@ -189,6 +193,8 @@ bool nbd_crew_take_turn_away(NbdConn *conn)
     if (!conn->keeper) {
         return false;
     }
+    /* It may take longer yet, and others send without waiting for it. */
+    __atomic_store_n(&conn->keeper->may_hold, 0, __ATOMIC_RELAXED);
     stop_keeping(conn);
     return !release_turn(conn);
 }
@@ -200,20 +206,99 @@ static bool keeps_turn(NbdConn *conn)
     return __atomic_load_n(&conn->score, __ATOMIC_RELAXED) >= SCORE_KEEP;
 }
 
-/* Do what was received, and remember whether it was quick. */
-static void run_request(NbdThread *thread)
+/* Do what was received, and remember whether it was quick. Returns how long it
+ * took, microseconds. */
+static int64_t run_request(NbdThread *thread)
 {
     NbdConn *conn = thread->conn;
-    int64_t start = g_get_monotonic_time();
+    int64_t start = g_get_monotonic_time(), took;
     int score;
 
     nbd_request_run(thread);
     nbd_buffer_relax(thread);
 
+    took = g_get_monotonic_time() - start;
     score = __atomic_load_n(&conn->score, __ATOMIC_RELAXED);
-    score += g_get_monotonic_time() - start <= AT_ONCE_US ? 1 : -2;
+    score += took <= AT_ONCE_US ? 1 : -2;
     __atomic_store_n(&conn->score, CLAMP(score, 0, SCORE_MAX),
                      __ATOMIC_RELAXED);
+    return took;
+}
+
+/* Is it to be expected that it takes no time? */
+static bool is_short(const NbdConn *conn, const NbdRequest *req)
+{
+    return req->length <= NBD_OUT_BYTES &&
+           (req->type == NBD_CMD_READ ||
+            (req->type == NBD_CMD_WRITE && !conn->exp->common.writethrough &&
+             !(req->flags & NBD_CMD_FLAG_FUA)));
+}
+
+static void send_waiting(NbdConn *conn)
+{
+    if (nbd_out_waits(conn)) {
+        nbd_out_send(conn);
+    }
+}
+
+/* While @thread has the turn: send what waits. Does it have the turn still? */
+static bool send_keeping_turn(NbdThread *thread)
+{
+    if (!nbd_out_waits(thread->conn)) {
+        return true;
+    }
+    begin_keeping(thread);
+    nbd_out_send(thread->conn);
+    return end_keeping(thread);
+}
+
+/* Do what was received, keeping the turn. Does @thread have it still? */
+static bool do_keeping_turn(NbdThread *thread)
+{
+    NbdConn *conn = thread->conn;
+    bool is_quick = is_short(conn, &thread->req);
+
+    if (is_quick && nbd_request_is_here(conn)) {
+        __atomic_store_n(&thread->may_hold,
+                         nbd_request_more(conn, &thread->req),
+                         __ATOMIC_RELAXED);
+    }
+    begin_keeping(thread);
+    if (!is_quick) {
+        send_waiting(conn);
+    }
+    if (run_request(thread) > LONG_US) {
+        send_waiting(conn);
+    }
+    return end_keeping(thread);
+}
+
+/* Do what was received. Does @thread have the turn still? */
+static bool do_request(NbdThread *thread)
+{
+    NbdConn *conn = thread->conn;
+    bool mine = false;
+
+    __atomic_store_n(&thread->may_hold, 0, __ATOMIC_RELAXED);
+    if (keeps_turn(conn)) {
+        mine = do_keeping_turn(thread);
+    } else {
+        pass_turn(conn);
+        send_waiting(conn);
+        run_request(thread);
+    }
+    if (!mine) {
+        send_waiting(conn);
+    }
+    return mine;
+}
+
+/* Has all of the next request come, and can its data be received? Then replies
+ * that wait may wait on. */
+static bool is_next_here(NbdThread *thread)
+{
+    return nbd_request_is_here(thread->conn) &&
+           nbd_buffer_has_room(thread, NBD_IN_BYTES);
 }
 
 /* False if the thread has left the crew when it returns */
@@ -227,18 +312,16 @@ static bool serve(NbdThread *thread)
         if (!mine && (turn = take_turn(thread)) != TURN_TAKEN) {
             break;
         }
+        if (!is_next_here(thread)) {
+            mine = send_keeping_turn(thread);
+            if (!mine) {
+                continue;
+            }
+        }
         if (!nbd_request_receive(thread)) {
             break;
         }
-        if (keeps_turn(conn)) {
-            begin_keeping(thread);
-            run_request(thread);
-            mine = end_keeping(thread);
-        } else {
-            pass_turn(conn);
-            run_request(thread);
-            mine = false;
-        }
+        mine = do_request(thread);
         if (!mine && nbd_conn_should_yield(conn)) {
             nbd_buffer_free(thread);
             if (nbd_conn_yield(conn)) {
@@ -250,6 +333,7 @@ static bool serve(NbdThread *thread)
         return false;
     }
     bdrv_cancel(conn->cancel);
+    send_waiting(conn);
     return true;
 }
 

@@ -7,7 +7,9 @@
  *   nbd-bitmaps.c    the dirty bitmaps that an export shows
  *   nbd-conn.c       connections, and what they share
  *   nbd-crew.c       the threads that serve a connection
- *   nbd-io.c         bytes in and out of a connection, request memory
+ *   nbd-io.c         bytes in and out of a connection
+ *   nbd-out.c        replies on their way out
+ *   nbd-buffer.c     request memory
  *   nbd-negotiate.c  the handshake
  *   nbd-request.c    requests: taken off the socket, and done
  *   nbd-read.c       READ
@@ -15,10 +17,11 @@
  *   nbd-reply.c      replies, in the three forms there are
  *
  * Locks, in this order: the server's, nbd_lock, then one of exports.lock, a
- * connection's lock, and its send_lock. send_lock is held while a reply goes
+ * connection's lock, and its send_lock. send_lock is held while replies go
  * into the socket, and of a simple reply to a READ that does not fit into the
  * buffer, also while its further pieces are read from the disk: they follow
- * their header without a gap. The others are never held over I/O.
+ * their header without a gap. The others are never held over I/O: who has one
+ * of them only tries send_lock.
  */
 #ifndef BLOCK_EXPORT_NBD_INT_H
 #define BLOCK_EXPORT_NBD_INT_H
@@ -90,6 +93,28 @@ typedef struct NbdExport {
 
 typedef struct NbdThread NbdThread;
 
+enum {
+    NBD_IN_BYTES = 64 * 1024,  /* received at once, a connection */
+    NBD_OUT_BYTES = 64 * 1024, /* sent at once; longer replies go alone */
+    NBD_OUT_HEADS = 2048,
+    NBD_OUT_PARTS = 64,
+};
+
+/*
+ * Replies that are to be sent together (nbd-out.c). Their heads are copied;
+ * data stays where it is, in a thread's buffer.
+ */
+typedef struct NbdOut {
+    struct iovec parts[NBD_OUT_PARTS];
+    int first, end; /* of parts: what is not sent yet */
+    uint8_t heads[NBD_OUT_HEADS];
+    size_t heads_used;
+    size_t bytes;  /* all parts together */
+    unsigned held; /* so many replies and chunks */
+    unsigned sent; /* atomic: so often was all of it sent, or given up */
+    bool waits; /* atomic: there are some, and nobody is about to send them */
+} NbdOut;
+
 typedef struct NbdConn {
     int fd;
     /* Fired: no further request is read, and the crew goes home. */
@@ -107,7 +132,7 @@ typedef struct NbdConn {
     NbdContexts contexts; /* that were chosen */
 
     /* Bytes received but not used yet; belong to whoever has the turn */
-    uint8_t in[4096];
+    uint8_t in[NBD_IN_BYTES];
     size_t in_start, in_end;
 
     Mutex lock;
@@ -118,9 +143,13 @@ typedef struct NbdConn {
     unsigned kept;      /* atomic: counts its beginnings and ends: odd while
                           there is one */
     unsigned last_kept; /* nbd_lock: the watch's last look at it */
-    int score;          /* atomic: are requests done at once? */
+    /* nbd_lock: when the watch tries to send what waits (INT64_MAX: there is
+     * no need), and how much later again, monotonic */
+    int64_t send_at, send_again;
+    int score; /* atomic: are requests done at once? */
 
     Mutex send_lock; /* a reply goes out in one piece; may be held over I/O */
+    NbdOut out;      /* send_lock */
 
     size_t large; /* atomic: what its buffers have of large_limit() */
 
@@ -150,8 +179,15 @@ struct NbdThread {
     bool woken;           /* conn->lock: it was called */
     Cond cond;
     NbdRequest req;
+    unsigned
+        may_hold;    /* atomic: so many replies may wait to be sent together */
     uint8_t *buffer; /* page-aligned */
     size_t capacity; /* of the buffer, bytes */
+    uint8_t *data;   /* the part of it that this request has; page-aligned */
+    /* So much of it, whole pages from its start, is data of replies in
+     * conn->out, as long as out.sent is held_since. */
+    size_t held;
+    unsigned held_since;
 };
 
 extern Mutex nbd_lock; /* names, connections, the share-out of helpers */
@@ -243,19 +279,56 @@ bool nbd_crew_take_turn_away(NbdConn *conn);
 
 /* Exactly @bytes, or a negative errno (-EPIPE at the end). */
 int nbd_conn_recv(NbdConn *conn, void *buf, size_t bytes);
-/* All of it, or a negative errno, and then the connection is broken. Changes
- * @iov. The caller holds send_lock, or is the only thread. */
+/*
+ * Send *@iov on, and leave there what is still to be sent: nothing, or after a
+ * negative errno the rest. -EAGAIN: no more can be sent without waiting
+ * (@flags: MSG_DONTWAIT); after any other the connection is broken. The caller
+ * holds send_lock, or is the only thread.
+ */
+int nbd_conn_send_on(NbdConn *conn, struct iovec **iov, int *niov, int flags);
+/* All of it, or a negative errno. Changes @iov. */
 int nbd_conn_send(NbdConn *conn, struct iovec *iov, int niov);
 
+/* ---- nbd-out.c ---------------------------------------------------------- */
+
 /*
- * A buffer for @bytes of data: its capacity is at least that, or if memory is
- * short, at least nbd_limits.small_buffer. Returns the smaller of @bytes and
- * the capacity. Its old contents are lost.
+ * A reply, or a chunk of one: @head and @fields, then @data, which is in the
+ * thread's t->data, or there for ever. It is sent, with all that waits, or waits
+ * itself if t->may_hold so many. False if the connection is broken.
  */
-size_t nbd_buffer_want(NbdThread *thread, size_t bytes);
+bool nbd_out_add(NbdThread *t, const void *head, size_t head_size,
+                 const void *fields, size_t fields_size, const void *data,
+                 size_t data_size);
+/* Send what waits. False if the connection is broken. */
+bool nbd_out_send(NbdConn *conn);
+/* The same for the watch, which waits for nothing. False: something is left. */
+bool nbd_out_try_send(NbdConn *conn);
+/*
+ * The same, and now the caller alone may send, by nbd_conn_send(); 0 or a
+ * negative errno. Then nbd_out_end(), with whether that went well, the same way.
+ */
+int nbd_out_begin(NbdConn *conn);
+void nbd_out_end(NbdConn *conn, int ret);
+/* Does anything wait to be sent? Without a lock: no, if all that the caller
+ * knows of was sent. */
+bool nbd_out_waits(NbdConn *conn);
+/* How much of @t's buffer, from its start, is data that waits to be sent? */
+size_t nbd_out_held(NbdThread *t);
+
+/* ---- nbd-buffer.c ------------------------------------------------------- */
+
+/*
+ * t->data for @bytes of data: its capacity is at least that, or if memory is
+ * short, at least nbd_limits.small_buffer. Returns the smaller of @bytes and
+ * the capacity. Its old contents are lost, but what waits to be sent is not.
+ */
+size_t nbd_buffer_want(NbdThread *t, size_t bytes);
+/* Would that much be had without sending anything before? */
+bool nbd_buffer_has_room(NbdThread *t, size_t bytes);
 /* A request was done: does its memory stay with the thread? */
-void nbd_buffer_relax(NbdThread *thread);
-void nbd_buffer_free(NbdThread *thread);
+void nbd_buffer_relax(NbdThread *t);
+/* What waits to be sent is sent before. */
+void nbd_buffer_free(NbdThread *t);
 size_t nbd_buffer_total(void); /* bytes of all buffers, for tests */
 
 /* ---- nbd-negotiate.c ---------------------------------------------------- */
@@ -265,6 +338,10 @@ bool nbd_negotiate(NbdConn *conn);
 
 /* ---- nbd-request.c ------------------------------------------------------ */
 
+/* Was the next request received already, as a whole? For who has the turn */
+bool nbd_request_is_here(NbdConn *conn);
+/* How many more were, about, if they are like @req? For who has the turn */
+unsigned nbd_request_more(NbdConn *conn, const NbdRequest *req);
 /*
  * Read the next request into @thread->req, and a WRITE's data. The caller has
  * the turn. False when there is none: the client has left, or is out of step.

@@ -14,7 +14,7 @@
 static int read_piece(NbdThread *t, uint32_t done, uint32_t bytes, int flags)
 {
     return blk_pread(t->conn->exp->common.blk, t->req.offset + done, bytes,
-                     t->buffer, flags);
+                     t->data, flags);
 }
 
 /*
@@ -57,12 +57,12 @@ static int reply_data(NbdThread *t, uint32_t done, uint32_t bytes, int flags)
     }
     return nbd_reply_chunk(t, NBD_REPLY_TYPE_OFFSET_DATA,
                            done + bytes == t->req.length, &fields,
-                           sizeof(fields), t->buffer, bytes)
+                           sizeof(fields), t->data, bytes)
                ? 0
                : -EPIPE;
 }
 
-static void run_structured(NbdThread *t, uint32_t room)
+static void run_structured(NbdThread *t)
 {
     uint32_t done = 0, bytes;
 
@@ -72,7 +72,7 @@ static void run_structured(NbdThread *t, uint32_t room)
                 return;
             }
         } else {
-            bytes = MIN(bytes, room);
+            bytes = nbd_buffer_want(t, bytes);
             if (reply_data(t, done, bytes, BDRV_REQ_CUT) < 0) {
                 return;
             }
@@ -88,7 +88,7 @@ static int send_rest(NbdThread *t, uint32_t done, uint32_t room)
 
     while (ret == 0 && done < t->req.length) {
         uint32_t part = MIN(t->req.length - done, room);
-        struct iovec iov = { t->buffer, part };
+        struct iovec iov = { t->data, part };
 
         ret = read_piece(t, done, part, 0);
         if (ret == 0) {
@@ -99,32 +99,47 @@ static int send_rest(NbdThread *t, uint32_t done, uint32_t room)
     return ret;
 }
 
-static void run_simple(NbdThread *t, uint32_t room)
+/* A reply that is longer than @room */
+static void send_in_pieces(NbdThread *t, NbdSimpleReply *reply, uint32_t room)
 {
-    NbdSimpleReply reply = nbd_simple_reply(&t->req, NBD_SUCCESS);
-    struct iovec iov[] = { { &reply, sizeof(reply) }, { t->buffer, room } };
+    struct iovec iov[] = { { reply, sizeof(*reply) }, { t->data, room } };
     int ret;
 
-    ret = read_piece(t, 0, room, 0);
-    if (ret < 0) {
-        nbd_reply_error(t, ret, NULL);
-        return;
+    ret = nbd_out_begin(t->conn);
+    if (ret == 0) {
+        ret = nbd_conn_send(t->conn, iov, 2);
     }
-    mutex_lock(&t->conn->send_lock);
-    ret = nbd_conn_send(t->conn, iov, 2);
     if (ret == 0) {
         ret = send_rest(t, room, room);
     }
-    mutex_unlock(&t->conn->send_lock);
+    nbd_out_end(t->conn, ret);
+}
+
+static void run_simple(NbdThread *t, uint32_t room)
+{
+    NbdSimpleReply reply = nbd_simple_reply(&t->req, NBD_SUCCESS);
+    int ret = read_piece(t, 0, room, 0);
+
     if (ret < 0) {
-        nbd_conn_abort(t->conn);
+        nbd_reply_error(t, ret, NULL);
+    } else if (room == t->req.length) {
+        nbd_out_add(t, &reply, sizeof(reply), NULL, 0, t->data, room);
+    } else {
+        send_in_pieces(t, &reply, room);
     }
 }
 
 void nbd_read_run(NbdThread *t)
 {
     NbdRequest *req = &t->req;
-    uint32_t room = nbd_buffer_want(t, req->length);
+    uint32_t room;
+
+    if (t->conn->structured && req->length > 0 &&
+        !(req->flags & NBD_CMD_FLAG_DF)) {
+        run_structured(t);
+        return;
+    }
+    room = nbd_buffer_want(t, req->length);
 
     if (!t->conn->structured) {
         if (req->length == 0) {
@@ -134,8 +149,6 @@ void nbd_read_run(NbdThread *t)
         }
     } else if (req->length == 0) {
         nbd_reply_chunk(t, NBD_REPLY_TYPE_NONE, true, NULL, 0, NULL, 0);
-    } else if (!(req->flags & NBD_CMD_FLAG_DF)) {
-        run_structured(t, room);
     } else if (room < req->length) {
         nbd_reply_error(t, -EOVERFLOW,
                         "no memory for so long a reply in one piece");

@@ -39,19 +39,6 @@ static uint32_t error_to_nbd(const NbdRequest *req, int ret)
     }
 }
 
-static bool send_parts(NbdConn *conn, struct iovec *iov, int niov)
-{
-    int ret;
-
-    mutex_lock(&conn->send_lock);
-    ret = nbd_conn_send(conn, iov, niov);
-    mutex_unlock(&conn->send_lock);
-    if (ret < 0) {
-        nbd_conn_abort(conn);
-    }
-    return ret == 0;
-}
-
 NbdSimpleReply nbd_simple_reply(const NbdRequest *req, uint32_t error)
 {
     return (NbdSimpleReply){
@@ -64,9 +51,8 @@ NbdSimpleReply nbd_simple_reply(const NbdRequest *req, uint32_t error)
 static void send_simple(NbdThread *t, uint32_t error)
 {
     NbdSimpleReply reply = nbd_simple_reply(&t->req, error);
-    struct iovec iov = { &reply, sizeof(reply) };
 
-    send_parts(t->conn, &iov, 1);
+    nbd_out_add(t, &reply, sizeof(reply), NULL, 0, NULL, 0);
 }
 
 bool nbd_reply_chunk(NbdThread *t, uint16_t type, bool done, const void *fields,
@@ -89,16 +75,11 @@ bool nbd_reply_chunk(NbdThread *t, uint16_t type, bool done, const void *fields,
         .offset = GUINT64_TO_BE(req->offset),
         .length = GUINT64_TO_BE(fields_size + data_size),
     };
-    struct iovec iov[] = {
-        { &chunk, sizeof(chunk) },
-        { (void *)fields, fields_size },
-        { (void *)data, data_size },
-    };
+    bool is_long = t->conn->extended;
 
-    if (t->conn->extended) {
-        iov[0] = (struct iovec){ &extended, sizeof(extended) };
-    }
-    return send_parts(t->conn, iov, G_N_ELEMENTS(iov));
+    return nbd_out_add(t, is_long ? (void *)&extended : (void *)&chunk,
+                       is_long ? sizeof(extended) : sizeof(chunk), fields,
+                       fields_size, data, data_size);
 }
 
 void nbd_reply_ok(NbdThread *t)

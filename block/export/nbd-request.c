@@ -133,7 +133,7 @@ static int receive_data(NbdThread *t, uint64_t bytes)
     while (left > 0) {
         size_t part = MIN(left, room);
 
-        ret = nbd_conn_recv(t->conn, t->buffer, part);
+        ret = nbd_conn_recv(t->conn, t->data, part);
         if (ret < 0) {
             return ret;
         }
@@ -141,7 +141,7 @@ static int receive_data(NbdThread *t, uint64_t bytes)
         if (left > 0 && !req->error) {
             req->error =
                 blk_pwrite(t->conn->exp->common.blk, req->offset + req->written,
-                           part, t->buffer, 0);
+                           part, t->data, 0);
             req->written += part;
         }
     }
@@ -157,10 +157,10 @@ static int parse_contexts(NbdThread *t, uint64_t bytes)
     NbdContexts wanted = 0;
     uint32_t id;
 
-    memcpy(&payload, t->buffer, sizeof(payload));
+    memcpy(&payload, t->data, sizeof(payload));
     req->length = GUINT64_FROM_BE(payload.length);
     for (uint64_t at = sizeof(payload); at < bytes; at += sizeof(id)) {
-        memcpy(&id, t->buffer + at, sizeof(id));
+        memcpy(&id, t->data + at, sizeof(id));
         id = GUINT32_FROM_BE(id);
         if (id >= NBD_CONTEXTS || !(t->conn->contexts & NBD_CONTEXT_BIT(id)) ||
             (wanted & NBD_CONTEXT_BIT(id))) {
@@ -230,6 +230,52 @@ static bool receive_header(NbdConn *conn, NbdRequest *req)
     return GUINT32_FROM_BE(header.magic) == NBD_REQUEST_MAGIC;
 }
 
+/* How long is the request of which @have bytes have come? At least as much as
+ * can be told. */
+static uint64_t request_size(const NbdConn *conn, size_t have)
+{
+    const uint8_t *p = conn->in + conn->in_start;
+    NbdExtendedRequestHeader extended;
+    NbdRequestHeader header;
+
+    if (conn->extended) {
+        if (have < sizeof(extended)) {
+            return sizeof(extended);
+        }
+        memcpy(&extended, p, sizeof(extended));
+        if (GUINT16_FROM_BE(extended.flags) & NBD_CMD_FLAG_PAYLOAD_LEN) {
+            return sizeof(extended) +
+                   MIN(GUINT64_FROM_BE(extended.length), NBD_MAX_REQUEST);
+        }
+        return sizeof(extended);
+    }
+    if (have < sizeof(header)) {
+        return sizeof(header);
+    }
+    memcpy(&header, p, sizeof(header));
+    return GUINT16_FROM_BE(header.type) == NBD_CMD_WRITE
+               ? sizeof(header) + (uint64_t)GUINT32_FROM_BE(header.length)
+               : sizeof(header);
+}
+
+bool nbd_request_is_here(NbdConn *conn)
+{
+    size_t have = conn->in_end - conn->in_start;
+
+    return have > 0 && request_size(conn, have) <= have;
+}
+
+unsigned nbd_request_more(NbdConn *conn, const NbdRequest *req)
+{
+    size_t size = conn->extended ? sizeof(NbdExtendedRequestHeader)
+                                 : sizeof(NbdRequestHeader);
+
+    if (req->type == NBD_CMD_WRITE) {
+        size += req->length;
+    }
+    return (conn->in_end - conn->in_start) / size;
+}
+
 bool nbd_request_receive(NbdThread *t)
 {
     NbdConn *conn = t->conn;
@@ -272,10 +318,10 @@ static int run_write(NbdThread *t)
     int ret;
 
     if (req->written == 0) {
-        return blk_pwrite(blk, req->offset, req->length, t->buffer, flags);
+        return blk_pwrite(blk, req->offset, req->length, t->data, flags);
     }
     ret = blk_pwrite(blk, req->offset + req->written,
-                     req->length - req->written, t->buffer, 0);
+                     req->length - req->written, t->data, 0);
     /* FUA on the last piece would say nothing of those before it. */
     return ret == 0 && flags ? blk_flush(blk) : ret;
 }

@@ -97,10 +97,10 @@ static bool reply_compact(NbdThread *t, unsigned context, bool done,
                              .flags = GUINT32_TO_BE(extents[i].flags) };
 
         /* in place, as it is the shorter one */
-        memcpy(t->buffer + i * sizeof(extent), &extent, sizeof(extent));
+        memcpy(t->data + i * sizeof(extent), &extent, sizeof(extent));
     }
     return nbd_reply_chunk(t, NBD_REPLY_TYPE_BLOCK_STATUS, done, &fields,
-                           sizeof(fields), t->buffer, n * sizeof(NbdExtent));
+                           sizeof(fields), t->data, n * sizeof(NbdExtent));
 }
 
 void nbd_status_run(NbdThread *t)
@@ -108,7 +108,7 @@ void nbd_status_run(NbdThread *t)
     NbdRequest *req = &t->req;
     int max = nbd_buffer_want(t, 2 * nbd_limits.small_buffer) /
               sizeof(NbdExtendedExtent);
-    NbdExtendedExtent *extents = (NbdExtendedExtent *)t->buffer;
+    NbdExtendedExtent *extents = (NbdExtendedExtent *)t->data;
     NbdContexts left = req->contexts;
 
     if (req->flags & NBD_CMD_FLAG_REQ_ONE) {

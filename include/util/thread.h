@@ -41,6 +41,14 @@ static inline void mutex_lock(Mutex *m)
     g_assert(r == 0);
 }
 
+/* False if somebody has it */
+static inline bool mutex_trylock(Mutex *m)
+{
+    int r = pthread_mutex_trylock(m);
+    g_assert(r == 0 || r == EBUSY);
+    return r == 0;
+}
+
 static inline void mutex_unlock(Mutex *m)
 {
     int r = pthread_mutex_unlock(m);
