@@ -7,6 +7,7 @@ thread; several requests may be in flight (request() and reply()).
 """
 
 import collections
+import contextlib
 import errno
 import os
 import socket
@@ -95,6 +96,7 @@ class NBD:
         self._cookie = 0
         self._replies = {}  # cookie -> what has been received of it
         self._lengths = {}  # cookie -> bytes of data a simple reply brings
+        self._unsent = None  # requests that go out together
         if self.receive(16) != NBD_MAGIC + OPT_MAGIC:
             raise ProtocolError("not a newstyle server")
         (self.handshake_flags,) = struct.unpack(">H", self.receive(2))
@@ -214,8 +216,19 @@ class NBD:
                 flags |= CMD_FLAG_PAYLOAD_LEN
         header = struct.pack(layout, magic, flags, command, self._cookie,
                              offset, length)
-        self.sock.sendall(header + data)
+        if self._unsent is None:
+            self.sock.sendall(header + data)
+        else:
+            self._unsent += header + data
         return self._cookie
+
+    @contextlib.contextmanager
+    def together(self):
+        """What is sent by send_request() meanwhile goes out in one piece."""
+        self._unsent = bytearray()
+        yield
+        unsent, self._unsent = self._unsent, None
+        self.sock.sendall(unsent)
 
     def reply(self, cookie):
         """Wait for the whole reply to that request

@@ -83,6 +83,52 @@ class Throttled(unittest.TestCase):
             for cookie in cookies:
                 client.reply(cookie)
 
+    def test_in_one_piece(self):
+        """Of requests that come together, those that need not wait are done and
+        told, be they before or behind one that has to."""
+        with self.daemon() as daemon, self.connect("t0") as client:
+            self.limit(daemon, SLOW_READS)
+            client.pread(0, MiB)
+            data = bytes(range(256)) * 16
+            with client.together():
+                before = [client.send_request(
+                    nbd.CMD_WRITE, number * 4096, 4096, data)
+                    for number in range(15)]
+                parked = client.send_request(nbd.CMD_READ, 0, 4096)
+                behind = [client.send_request(
+                    nbd.CMD_WRITE, number * 4096, 4096, data)
+                    for number in range(15, 30)]
+            for cookie in before + behind:
+                client.reply(cookie)
+            self.assertFalse(client.replied(parked))
+            self.limit(daemon, {"bps-read": 0})
+            client.reply(parked)
+            self.assertEqual(client.pread(0, 30 * 4096), 30 * data)
+
+    def test_in_one_piece_while_drained(self):
+        """Nor do they pass a drain, though one thread does them in a row."""
+        with self.daemon() as daemon, self.connect("t0") as client:
+            cookies = [self.park(daemon, client)]
+            with client.together():
+                cookies += [client.send_request(
+                    nbd.CMD_READ, number * 4096, 4096)
+                    for number in range(40)]
+            self.mirror(daemon)
+            with client.together():
+                cookies += [client.send_request(
+                    nbd.CMD_WRITE, 2 * MiB + number * 4096, 4096,
+                    bytes([number]) * 4096) for number in range(40)]
+            self.limit(daemon, FREE)
+            for cookie in cookies:
+                client.reply(cookie)
+            daemon.qmp.wait_event("BLOCK_JOB_READY", device="m")
+            daemon.cmd("job-complete", id="m")
+            daemon.qmp.wait_job("m", "null")
+        with open(path("copy"), "rb") as file:
+            file.seek(2 * MiB)
+            for number in range(40):
+                self.assertEqual(file.read(4096), bytes([number]) * 4096)
+
     def mirror(self, daemon):
         daemon.cmd("blockdev-add", driver="file", node_name="copy",
                    filename=path("copy"))
