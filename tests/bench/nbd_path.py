@@ -31,9 +31,9 @@ WORDS = {READ: "4 KiB random read", WRITE: "4 KiB random write",
 FRESH, OVERLAY = "qcow2, fresh", "qcow2, overlay"
 FILE = "file"
 
-# System calls a read of 4 KiB at depth 16 in the page cache: receive twice, read,
-# send, and what it takes to pass the socket on where the machine is busy
-CALLS = 6
+# System calls a read of 4 KiB at depth 16 in the page cache: receive, read, send,
+# and a little to pass the socket on where the machine is busy. Most often 2.
+CALLS = 3.5
 
 
 class Case(collections.namedtuple(
