@@ -43,6 +43,21 @@ static Inner *inner_new(SparseBitmap *bitmap, unsigned level, bool value)
     return inner;
 }
 
+/* The summary of child @i */
+static void inner_summarize(Inner *inner, unsigned i)
+{
+    uint64_t bit = UINT64_C(1) << i;
+
+    inner->some_set &= ~bit;
+    inner->some_clear &= ~bit;
+    if (inner->child[i] != SUBTREE_CLEAR) {
+        inner->some_set |= bit;
+    }
+    if (inner->child[i] != SUBTREE_SET) {
+        inner->some_clear |= bit;
+    }
+}
+
 /* To be called in pairs around a change below child @i: take off, put back. */
 static Subtree inner_take(Inner *inner, unsigned level, unsigned i)
 {
@@ -55,18 +70,34 @@ static Subtree inner_take(Inner *inner, unsigned level, unsigned i)
 
 static void inner_put(Inner *inner, unsigned level, unsigned i, Subtree child)
 {
-    uint64_t bit = UINT64_C(1) << i;
-
     inner->child[i] = child;
     inner->head.count += subtree_count(child, level - 1);
     inner->memory += subtree_memory(child, level - 1);
-    inner->some_set &= ~bit;
-    inner->some_clear &= ~bit;
-    if (child != SUBTREE_CLEAR) {
-        inner->some_set |= bit;
-    }
-    if (child != SUBTREE_SET) {
-        inner->some_clear |= bit;
+    inner_summarize(inner, i);
+}
+
+/* How many bits of the leaf's [@start, @end), relative to it or not, change */
+static inline unsigned leaf_flip(Leaf *leaf, uint64_t start, uint64_t end,
+                                 bool value)
+{
+    uint64_t mask = UINT64_MAX << start % WORD_BITS;
+    unsigned i = start / WORD_BITS % LEAF_WORDS;
+    unsigned last = (end - 1) / WORD_BITS % LEAF_WORDS;
+    uint64_t flip = value ? UINT64_MAX : 0;
+    unsigned changed = 0;
+
+    for (;; i++, mask = UINT64_MAX) {
+        if (i == last) {
+            mask &= UINT64_MAX >> (WORD_BITS - 1 - (end - 1) % WORD_BITS);
+        }
+        mask &= leaf->words[i] ^ flip;
+        if (mask) {
+            leaf->words[i] ^= mask;
+            changed += word_count(mask);
+        }
+        if (i == last) {
+            return changed;
+        }
     }
 }
 
@@ -74,27 +105,11 @@ static void inner_put(Inner *inner, unsigned level, unsigned i, Subtree child)
 static Subtree leaf_assign(SparseBitmap *bitmap, Subtree tree, uint64_t start,
                            uint64_t end, bool value)
 {
-    unsigned first = start / WORD_BITS, last = (end - 1) / WORD_BITS;
-    unsigned i;
-    Leaf *leaf;
+    Leaf *leaf = subtree_is_uniform(tree) ? leaf_new(bitmap, !value)
+                                          : subtree_leaf(tree);
+    unsigned changed = leaf_flip(leaf, start, end, value);
 
-    leaf = subtree_is_uniform(tree) ? leaf_new(bitmap, !value)
-                                    : subtree_leaf(tree);
-    for (i = first; i <= last; i++) {
-        uint64_t mask =
-            mask_between(i == first ? start % WORD_BITS : 0,
-                         i == last ? (end - 1) % WORD_BITS : WORD_BITS - 1);
-        uint64_t flip = mask & (value ? ~leaf->words[i] : leaf->words[i]);
-
-        if (flip) {
-            leaf->words[i] ^= flip;
-            if (value) {
-                leaf->head.count += __builtin_popcountll(flip);
-            } else {
-                leaf->head.count -= __builtin_popcountll(flip);
-            }
-        }
-    }
+    leaf->head.count += value ? changed : -(uint64_t)changed;
     if (leaf->head.count == (value ? level_bits(0) : 0)) {
         discard(bitmap, (Subtree)leaf, 0);
         return subtree_uniform(value);
@@ -148,10 +163,83 @@ static Subtree subtree_assign(SparseBitmap *bitmap, Subtree tree,
 static void tree_assign(SparseBitmap *bitmap, uint64_t start, uint64_t end,
                         bool value)
 {
+    bitmap->last = NO_LEAF;
     if (start < end) {
         bitmap->root = subtree_assign(bitmap, bitmap->root, bitmap->height,
                                       start, end, value);
     }
+}
+
+/* ---- a range within a leaf ---------------------------------------------- */
+
+/* @leaf, where bit @bit is, has that value alone by now; so may nodes above it. */
+static void collapse(SparseBitmap *bitmap, Leaf *leaf, uint64_t bit, bool value)
+{
+    Inner *path[MAX_HEIGHT + 1]; /* by their levels */
+    Subtree tree = bitmap->root;
+    size_t memory = HEAP_BYTES(Leaf);
+    unsigned level;
+
+    for (level = bitmap->height; level > 0; level--) {
+        path[level] = subtree_inner(tree);
+        tree = path[level]->child[child_index(level, bit)];
+    }
+    bitmap->last = NO_LEAF;
+    discard(bitmap, (Subtree)leaf, 0);
+    for (level = 1; level <= bitmap->height; level++) {
+        Inner *inner = path[level];
+        unsigned i = child_index(level, bit);
+
+        inner->child[i] = subtree_uniform(value);
+        inner_summarize(inner, i);
+        inner->memory -= memory;
+        if (value ? inner->some_clear : inner->some_set) {
+            while (++level <= bitmap->height) {
+                path[level]->memory -= memory;
+            }
+            return;
+        }
+        memory += inner->memory;
+        discard(bitmap, (Subtree)inner, level);
+    }
+    bitmap->root = subtree_uniform(value);
+}
+
+/*
+ * Most ranges are short: no recursion where a leaf is there, or nothing to be
+ * done. False: something is, and there is no leaf.
+ */
+static inline bool short_assign(SparseBitmap *bitmap, uint64_t start,
+                                uint64_t end, bool value)
+{
+    unsigned shift;
+    Subtree tree;
+    int changed;
+
+    if (start >> LEAF_SHIFT != bitmap->last) {
+        tree = locate(bitmap, start, &shift);
+        if (subtree_is_uniform(tree)) {
+            return tree == subtree_uniform(value);
+        }
+    }
+    changed = leaf_flip(bitmap->last_leaf, start, end, value);
+    if (changed == 0) {
+        return true; /* nothing was written, other processors keep their copies */
+    }
+    changed = value ? changed : -changed;
+    shift = LEAF_SHIFT + bitmap->height * FANOUT_SHIFT;
+    for (tree = bitmap->root; shift > LEAF_SHIFT;) {
+        Inner *inner = subtree_inner(tree);
+
+        shift -= FANOUT_SHIFT;
+        inner->head.count += changed;
+        tree = inner->child[(start >> shift) % FANOUT];
+    }
+    subtree_leaf(tree)->head.count += changed;
+    if (subtree_leaf(tree)->head.count == (value ? level_bits(0) : 0)) {
+        collapse(bitmap, subtree_leaf(tree), start, value);
+    }
+    return true;
 }
 
 static void assign(SparseBitmap *bitmap, uint64_t start, uint64_t count,
@@ -168,7 +256,10 @@ static void assign(SparseBitmap *bitmap, uint64_t start, uint64_t count,
         end = level_bits(bitmap->height);
         bitmap->tail = value;
     }
-    tree_assign(bitmap, start, end, value);
+    if (start >> LEAF_SHIFT != (end - 1) >> LEAF_SHIFT ||
+        !short_assign(bitmap, start, end, value)) {
+        tree_assign(bitmap, start, end, value);
+    }
 }
 
 void sparse_bitmap_set(SparseBitmap *bitmap, uint64_t start, uint64_t count)
@@ -202,7 +293,7 @@ static void lower_height(SparseBitmap *bitmap)
         Inner *inner = subtree_inner(bitmap->root);
         Subtree child = inner_take(inner, bitmap->height, 0);
 
-        inner_put(inner, bitmap->height, 0, SUBTREE_CLEAR);
+        inner_put(inner, bitmap->height, 0, subtree_uniform(false));
         discard(bitmap, bitmap->root, bitmap->height);
         bitmap->root = child;
     }

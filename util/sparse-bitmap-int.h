@@ -44,12 +44,17 @@ typedef struct Inner {
     Subtree child[FANOUT];
 } Inner;
 
+/* No leaf: a number that none has */
+#define NO_LEAF UINT64_MAX
+
 struct SparseBitmap {
     uint64_t nbits;
     Subtree root;
     unsigned height;
-    bool tail;     /* the value of the bits from nbits on, and of the last */
-    size_t memory; /* the struct, the tree and the garbage */
+    bool tail;       /* the value of the bits from nbits on, and of the last */
+    uint64_t last;   /* the leaf that was last found, or NO_LEAF, */
+    Leaf *last_leaf; /* and where that is */
+    size_t memory;   /* the struct, the tree and the garbage */
     GarbageLink garbage;
     size_t garbage_memory;
 };
@@ -62,6 +67,7 @@ static inline uint64_t level_bits(unsigned level)
     return UINT64_C(1) << (LEAF_SHIFT + level * FANOUT_SHIFT);
 }
 
+/* The shift of an index that gives its child in a node of level @level */
 static inline unsigned child_shift(unsigned level)
 {
     return LEAF_SHIFT + (level - 1) * FANOUT_SHIFT;
@@ -103,6 +109,34 @@ static inline size_t subtree_memory(Subtree tree, unsigned level)
     return level == 0 ? HEAP_BYTES(Leaf) : subtree_inner(tree)->memory;
 }
 
+/* Of the child of a node of level @level that bit @bit is in */
+static inline unsigned child_index(unsigned level, uint64_t bit)
+{
+    return (bit >> child_shift(level)) % FANOUT;
+}
+
+/* For processors without an instruction for it */
+static inline unsigned word_count_portable(uint64_t word)
+{
+    word -= word >> 1 & UINT64_C(0x5555555555555555);
+    word = (word & UINT64_C(0x3333333333333333)) +
+           (word >> 2 & UINT64_C(0x3333333333333333));
+    word = (word + (word >> 4)) & UINT64_C(0x0f0f0f0f0f0f0f0f);
+    return word * UINT64_C(0x0101010101010101) >> 56;
+}
+
+/* Built for any x86-64, the compiler's own builtin is a call. */
+static inline unsigned word_count(uint64_t word)
+{
+#ifdef __x86_64__
+    if (G_LIKELY(__builtin_cpu_supports("popcnt"))) {
+        __asm__("popcnt %0, %0" : "+r"(word) : : "cc");
+        return word;
+    }
+#endif
+    return word_count_portable(word);
+}
+
 /* The height of the smallest tree that covers so many bits */
 static inline unsigned height_for(uint64_t nbits)
 {
@@ -132,6 +166,38 @@ static inline void clip_to_child(unsigned level, unsigned i, uint64_t *start,
 
     *start = *start > base ? *start - base : 0;
     *end = MIN(*end - base, bits);
+}
+
+/* Looks come one after the other: the leaf that bit @bit is in was found last. */
+static inline void remember(const SparseBitmap *bitmap, uint64_t bit,
+                            Leaf *leaf)
+{
+    SparseBitmap *b = (SparseBitmap *)bitmap; /* the caller's alone */
+
+    b->last = bit >> LEAF_SHIFT;
+    b->last_leaf = leaf;
+}
+
+/*
+ * What bit @bit is in: a leaf, which is remembered, or a subtree of one value, of
+ * 1 << *@shift bits.
+ */
+static inline Subtree locate(const SparseBitmap *bitmap, uint64_t bit,
+                             unsigned *shift)
+{
+    unsigned at = LEAF_SHIFT + bitmap->height * FANOUT_SHIFT;
+    Subtree tree = bitmap->root;
+
+    while (!subtree_is_uniform(tree)) {
+        if (at == LEAF_SHIFT) {
+            remember(bitmap, bit, subtree_leaf(tree));
+            break;
+        }
+        at -= FANOUT_SHIFT;
+        tree = subtree_inner(tree)->child[(bit >> at) % FANOUT];
+    }
+    *shift = at;
+    return tree;
 }
 
 /* Put a subtree that hangs nowhere any more onto the garbage list. */

@@ -3,7 +3,8 @@
  * A bitmap of up to 2^54 bits whose uniform parts take no memory.
  *
  * Bits are addressed by index; what a bit stands for is the caller's business.
- * Not locked: one thread at a time, or callers that hold a lock of their own.
+ * Not locked: one thread at a time, or callers that hold a lock of their own. That
+ * goes for look-ups, too, which remember where they have been.
  * No function fails: memory comes from GLib's allocator.
  */
 #ifndef UTIL_SPARSE_BITMAP_H

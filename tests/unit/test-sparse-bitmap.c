@@ -3,20 +3,24 @@
 #include <string.h>
 
 #include "unit-main.h"
-#include "util/sparse-bitmap.h"
+#include "../../util/sparse-bitmap-int.h"
 
 #define LEAF_BITS 4096
 
-/* The plain bitmap: one byte a bit, every answer by looking at all of them */
+/*
+ * The plain bitmap: one byte a bit, every answer by looking at all of them. Each
+ * of its bits stands for @scale of the sparse one's, so that trees may be high.
+ */
 typedef struct Plain {
     uint8_t *bits;
-    uint64_t size;
+    uint64_t size, scale;
 } Plain;
 
-static Plain *plain_new(uint64_t size)
+static Plain *plain_new(uint64_t size, uint64_t scale)
 {
     Plain *p = g_new0(Plain, 1);
 
+    p->scale = scale;
     p->bits = g_malloc0(size + 1);
     p->size = size;
     return p;
@@ -59,11 +63,10 @@ static uint64_t plain_count(const Plain *p, uint64_t start, uint64_t count)
     return n;
 }
 
-static bool plain_leaf_mixed(const Plain *p, uint64_t leaf)
+/* Are both values in [@start, @end), as far as that lies within the bitmap? */
+static bool plain_mixed(const Plain *p, uint64_t start, uint64_t end)
 {
-    uint64_t start = leaf * LEAF_BITS;
-    uint64_t end = MIN(start + LEAF_BITS, p->size);
-
+    end = MIN(end, p->size);
     return plain_find(p, start, end, false) < end &&
            plain_find(p, start, end, true) < end;
 }
@@ -72,61 +75,137 @@ static bool plain_leaf_mixed(const Plain *p, uint64_t leaf)
 static void compare_all(const SparseBitmap *b, const Plain *p)
 {
     uint64_t pos = 0, leaf_start, leaf_count, n_leaves = 0, n_mixed = 0, i;
+    uint64_t k = p->scale;
     bool value;
 
-    ck_assert_uint_eq(sparse_bitmap_size(b), p->size);
-    ck_assert_uint_eq(sparse_bitmap_count(b), plain_count(p, 0, p->size));
+    ck_assert_uint_eq(sparse_bitmap_size(b), p->size * k);
+    ck_assert_uint_eq(sparse_bitmap_count(b), plain_count(p, 0, p->size) * k);
     while (pos < p->size) {
-        uint64_t end = sparse_bitmap_next_change(b, pos, p->size, &value);
+        uint64_t end =
+            sparse_bitmap_next_change(b, pos * k, p->size * k, &value);
 
         ck_assert_uint_eq(value, p->bits[pos]);
-        ck_assert_uint_eq(end, plain_find(p, pos, p->size, !value));
-        pos = end;
+        pos = plain_find(p, pos, p->size, !value);
+        ck_assert_uint_eq(end, pos * k);
+    }
+    if (k > 1) {
+        return;
     }
     for (i = 0; i * LEAF_BITS < p->size; i++) {
-        n_mixed += plain_leaf_mixed(p, i);
+        n_mixed += plain_mixed(p, i * LEAF_BITS, (i + 1) * LEAF_BITS);
     }
     for (pos = 0; sparse_bitmap_next_leaf(b, pos, &leaf_start, &leaf_count);
          pos = leaf_start + leaf_count) {
         n_leaves++;
         ck_assert_uint_ge(leaf_start, pos);
         ck_assert_uint_eq(leaf_count, MIN(LEAF_BITS, p->size - leaf_start));
-        ck_assert(plain_leaf_mixed(p, leaf_start / LEAF_BITS));
+        ck_assert(plain_mixed(p, leaf_start, leaf_start + LEAF_BITS));
     }
     ck_assert_uint_eq(n_leaves, n_mixed);
 }
 
-static void random_look(const SparseBitmap *b, const Plain *p, GRand *rand)
+/* What a bitmap takes in which only the first bit is set */
+static size_t memory_of_one(uint64_t size)
 {
-    uint64_t start = g_rand_int(rand) % (p->size + 1);
-    uint64_t end = start + g_rand_int(rand) % (p->size - start + 1);
-    uint64_t leaf_start, leaf_count;
-    bool value;
+    g_autoptr(SparseBitmap) b = sparse_bitmap_new(size);
 
-    ck_assert_uint_eq(sparse_bitmap_next_set(b, start, end),
-                      plain_find(p, start, end, true));
-    ck_assert_uint_eq(sparse_bitmap_next_clear(b, start, end),
-                      plain_find(p, start, end, false));
-    ck_assert_uint_eq(sparse_bitmap_count_range(b, start, end - start),
-                      plain_count(p, start, end - start));
-    if (start < end) {
-        ck_assert_uint_eq(sparse_bitmap_test(b, start), p->bits[start]);
-        ck_assert_uint_eq(sparse_bitmap_next_change(b, start, end, &value),
-                          plain_find(p, start, end, !p->bits[start]));
-        ck_assert_uint_eq(value, p->bits[start]);
+    sparse_bitmap_set(b, 0, 1);
+    return sparse_bitmap_memory(b);
+}
+
+/* A node wherever bits differ, and nowhere else: the memory, to the byte */
+static void compare_memory(SparseBitmap *b, const Plain *p)
+{
+    g_autoptr(SparseBitmap) empty = sparse_bitmap_new(p->size);
+    size_t expected = sparse_bitmap_memory(empty);
+    size_t leaf = memory_of_one(LEAF_BITS) - expected;
+    size_t inner = memory_of_one(LEAF_BITS + 1) - expected - leaf;
+    uint64_t span = LEAF_BITS, start;
+
+    sparse_bitmap_garbage_free(sparse_bitmap_take_garbage(b));
+    for (start = 0; start < p->size; start += span) {
+        expected += plain_mixed(p, start, start + span) ? leaf : 0;
     }
-    if (sparse_bitmap_next_leaf(b, start, &leaf_start, &leaf_count)) {
-        ck_assert_uint_gt(leaf_start + leaf_count, start);
+    while (span < p->size) {
+        span *= 64;
+        for (start = 0; start < p->size; start += span) {
+            expected += plain_mixed(p, start, start + span) ? inner : 0;
+        }
+    }
+    ck_assert_uint_eq(sparse_bitmap_memory(b), expected);
+}
+
+/* Where to look or to change: anywhere, or as near to @last as can be */
+static uint64_t random_place(GRand *rand, uint64_t size, uint64_t last)
+{
+    uint64_t any = g_rand_int(rand), place;
+
+    switch (g_rand_int_range(rand, 0, 4)) {
+    case 0:
+        place = last;
+        break;
+    case 1:
+        place = last / LEAF_BITS * LEAF_BITS + any % LEAF_BITS;
+        break;
+    case 2:
+        place = last + any % (2 * LEAF_BITS);
+        break;
+    default:
+        place = any % (size + 1);
+    }
+    return MIN(place, size);
+}
+
+static void random_look(const SparseBitmap *b, const Plain *p, GRand *rand,
+                        uint64_t last)
+{
+    uint64_t start = random_place(rand, p->size, last), k = p->scale;
+    uint64_t max = p->size - start;
+    uint64_t any = g_rand_int(rand) >> g_rand_int_range(rand, 4, 31);
+    uint64_t end = start + MIN(any, max), leaf_start, leaf_count;
+    bool value;
+    int i, first = g_rand_int(rand) % 4;
+
+    /* Any may come first, and has not yet been there. */
+    for (i = first; i < first + 4; i++) {
+        switch (i % 4) {
+        case 0:
+            ck_assert_uint_eq(sparse_bitmap_next_set(b, start * k, end * k),
+                              plain_find(p, start, end, true) * k);
+            break;
+        case 1:
+            ck_assert_uint_eq(sparse_bitmap_next_clear(b, start * k, end * k),
+                              plain_find(p, start, end, false) * k);
+            break;
+        case 2:
+            ck_assert(start == end ||
+                      sparse_bitmap_test(b, start * k) == p->bits[start]);
+            break;
+        case 3:
+            if (start == end) {
+                break;
+            }
+            ck_assert_uint_eq(
+                sparse_bitmap_next_change(b, start * k, end * k, &value),
+                plain_find(p, start, end, !p->bits[start]) * k);
+            ck_assert_uint_eq(value, p->bits[start]);
+        }
+    }
+    ck_assert_uint_eq(
+        sparse_bitmap_count_range(b, start * k, (end - start) * k),
+        plain_count(p, start, end - start) * k);
+    if (sparse_bitmap_next_leaf(b, start * k, &leaf_start, &leaf_count)) {
+        ck_assert_uint_gt(leaf_start + leaf_count, start * k);
     }
 }
 
 /* Lengths of all magnitudes, and ends that coincide with the bitmap's */
-static void random_range(GRand *rand, uint64_t size, uint64_t *start,
-                         uint64_t *count)
+static void random_range(GRand *rand, uint64_t size, uint64_t last,
+                         uint64_t *start, uint64_t *count)
 {
     uint64_t max;
 
-    *start = g_rand_int(rand) % (size + 1);
+    *start = random_place(rand, size, last);
     if (g_rand_int_range(rand, 0, 4) == 0) {
         *start -= *start % LEAF_BITS;
     }
@@ -139,27 +218,49 @@ static void random_range(GRand *rand, uint64_t size, uint64_t *start,
     }
 }
 
-static void random_operations(uint64_t size, uint32_t seed, int n)
+/* Both at once */
+static void assign(SparseBitmap *b, Plain *p, uint64_t start, uint64_t count,
+                   bool value)
+{
+    (value ? sparse_bitmap_set : sparse_bitmap_clear)(b, start * p->scale,
+                                                      count * p->scale);
+    memset(p->bits + start, value, count);
+}
+
+/* A leaf becomes uniform by several changes within it. */
+static void fill_leaf(SparseBitmap *b, Plain *p, GRand *rand, uint64_t start,
+                      bool value)
+{
+    uint64_t end, n;
+
+    start -= start % LEAF_BITS;
+    end = MIN(start + LEAF_BITS, p->size);
+    for (; start < end; start += n) {
+        n = 1 + g_rand_int(rand) % (end - start);
+        assign(b, p, start, n, value);
+    }
+}
+
+static void random_operations(uint64_t size, uint64_t scale, uint32_t seed,
+                              int n)
 {
     GRand *rand = g_rand_new_with_seed(seed);
-    SparseBitmap *b = sparse_bitmap_new(size);
-    Plain *p = plain_new(size);
+    SparseBitmap *b = sparse_bitmap_new(size * scale);
+    Plain *p = plain_new(size, scale);
+    uint64_t start = 0, count;
     int i;
 
     for (i = 0; i < n; i++) {
-        uint64_t start, count;
         int what = g_rand_int_range(rand, 0, 100);
 
-        random_range(rand, p->size, &start, &count);
-        if (what < 45) {
-            sparse_bitmap_set(b, start, count);
-            memset(p->bits + start, 1, count);
+        random_range(rand, p->size, start, &start, &count);
+        if (what < 80) {
+            assign(b, p, start, count, what % 2);
         } else if (what < 90) {
-            sparse_bitmap_clear(b, start, count);
-            memset(p->bits + start, 0, count);
+            fill_leaf(b, p, rand, start, what % 2);
         } else if (what < 95) {
             size = g_rand_int(rand) >> g_rand_int_range(rand, 11, 31);
-            sparse_bitmap_resize(b, size);
+            sparse_bitmap_resize(b, size * scale);
             plain_resize(p, size);
         } else if (what < 97) {
             SparseBitmap *copy = sparse_bitmap_copy(b);
@@ -169,15 +270,18 @@ static void random_operations(uint64_t size, uint32_t seed, int n)
         } else {
             sparse_bitmap_garbage_free(sparse_bitmap_take_garbage(b));
         }
-        random_look(b, p, rand);
+        random_look(b, p, rand, start);
         if (i % 16 == 0) {
             compare_all(b, p);
+        }
+        if (i % 64 == 0 && scale == 1) {
+            compare_memory(b, p);
         }
     }
     compare_all(b, p);
 
     /* Nothing is left but the struct when all is one run again. */
-    sparse_bitmap_set(b, 0, p->size);
+    sparse_bitmap_set(b, 0, p->size * scale);
     sparse_bitmap_garbage_free(sparse_bitmap_take_garbage(b));
     ck_assert_uint_lt(sparse_bitmap_memory(b), 128);
     sparse_bitmap_free(b);
@@ -192,7 +296,38 @@ static const uint64_t sizes[] = {
 
 START_TEST(test_random)
 {
-    random_operations(sizes[_i], 1000 + _i, 600);
+    random_operations(sizes[_i], 1, 1000 + _i, 1200);
+}
+END_TEST
+
+/* Trees of all heights. The largest bitmap has 2^21 of the largest. */
+static const uint64_t scales[] = {
+    3, 64, 1000, 4096, 65537, 1 << 20, 123456789, UINT64_C(1) << 33,
+};
+
+START_TEST(test_random_high)
+{
+    random_operations(65536, scales[_i], 2000 + _i, 1200);
+}
+END_TEST
+
+/* With and without the processor's help */
+START_TEST(test_word_count)
+{
+    GRand *rand = g_rand_new_with_seed(5);
+    uint64_t word = UINT64_MAX, left;
+    unsigned n, i;
+
+    for (i = 0; i < 10000; i++) {
+        for (n = 0, left = word; left; left &= left - 1) {
+            n++;
+        }
+        ck_assert_uint_eq(word_count(word), n);
+        ck_assert_uint_eq(word_count_portable(word), n);
+        word = (uint64_t)g_rand_int(rand) << 32 | g_rand_int(rand);
+        word = i % 2 ? word >> i % 64 : word << i % 64;
+    }
+    g_rand_free(rand);
 }
 END_TEST
 
@@ -422,6 +557,8 @@ int main(void)
 
     tcase_set_timeout(tc, 60);
     tcase_add_loop_test(tc, test_random, 0, G_N_ELEMENTS(sizes));
+    tcase_add_loop_test(tc, test_random_high, 0, G_N_ELEMENTS(scales));
+    tcase_add_test(tc, test_word_count);
     tcase_add_test(tc, test_boundaries);
     tcase_add_test(tc, test_huge);
     tcase_add_test(tc, test_shrink_and_grow);
