@@ -148,7 +148,7 @@ typedef struct Section {
 
 static inline Section section_enter(StatusCache *c)
 {
-    mutex_lock(&c->lock);
+    mutex_lock_short(&c->lock);
     return (Section){ c };
 }
 

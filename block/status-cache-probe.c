@@ -132,7 +132,7 @@ bool status_cache_has_looked(StatusCache *c, int64_t offset, int64_t bytes,
 {
     int64_t end, run_end;
     bool looked;
-    MUTEX_GUARD(&c->lock);
+    MUTEX_GUARD_SHORT(&c->lock);
 
     end = MIN(offset + bytes, c->length);
     if (offset >= end) {

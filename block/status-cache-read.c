@@ -48,7 +48,7 @@ int status_cache_cut_read(StatusCache *c, int64_t offset, int64_t bytes,
     int64_t end = offset + bytes;
     int64_t block, stop;
     int looks, n = 0;
-    MUTEX_GUARD(&c->lock);
+    MUTEX_GUARD_SHORT(&c->lock);
 
     g_assert(offset >= 0 && bytes > 0 && offset <= INT64_MAX - bytes);
     block = block_floor(c, offset);
@@ -90,7 +90,7 @@ bool status_cache_read_begin(StatusCache *c, StatusOp *op, int64_t offset,
 {
     int64_t start, end;
     StatusOp *w;
-    MUTEX_GUARD(&c->lock);
+    MUTEX_GUARD_SHORT(&c->lock);
 
     if (c->mode != STATUS_CACHE_ON || c->distrust_reads ||
         offset >= c->length) {
@@ -138,7 +138,7 @@ void status_cache_read_fill(StatusCache *c, StatusOp *op, int64_t offset,
 
 void status_cache_read_end(StatusCache *c, StatusOp *op)
 {
-    MUTEX_GUARD(&c->lock);
+    MUTEX_GUARD_SHORT(&c->lock);
 
     status_op_end(c, op);
 }

@@ -10,7 +10,7 @@ void status_cache_account_probe(StatusCache *c, const StatusCacheStats *delta)
 {
     StatusCacheStats *s = &c->stats;
     int i;
-    MUTEX_GUARD(&c->lock);
+    MUTEX_GUARD_SHORT(&c->lock);
 
     s->probes += delta->probes;
     for (i = 0; i < STATUS_PROBE_KINDS; i++) {
@@ -42,7 +42,7 @@ static uint64_t bytes_set(const StatusCache *c, const SparseBitmap *bitmap)
 void status_cache_get_stats(StatusCache *c, StatusCacheStats *stats)
 {
     uint64_t known, zero;
-    MUTEX_GUARD(&c->lock);
+    MUTEX_GUARD_SHORT(&c->lock);
 
     *stats = c->stats;
     stats->mode = c->mode;

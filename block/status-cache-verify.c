@@ -8,7 +8,7 @@ bool status_cache_verify_begin(StatusCache *c, StatusOp *op, int64_t offset,
                                int64_t max, int64_t *start, int64_t *bytes)
 {
     int64_t from, to, stop;
-    MUTEX_GUARD(&c->lock);
+    MUTEX_GUARD_SHORT(&c->lock);
 
     g_assert(offset >= 0 && max > 0);
     if (offset >= c->length) {
@@ -97,7 +97,7 @@ uint64_t status_cache_zeroes_left(StatusCache *c, int64_t offset)
 {
     int64_t block;
     uint64_t bytes;
-    MUTEX_GUARD(&c->lock);
+    MUTEX_GUARD_SHORT(&c->lock);
 
     block = block_floor(c, offset);
     if (offset >= c->length) {
@@ -124,7 +124,7 @@ void status_cache_distrust(StatusCache *c)
 
 bool status_cache_is_distrusted(StatusCache *c)
 {
-    MUTEX_GUARD(&c->lock);
+    MUTEX_GUARD_SHORT(&c->lock);
 
     return c->distrusted;
 }

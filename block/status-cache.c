@@ -90,8 +90,10 @@
  * another state, into which only what taints has brought it. So an untainted block
  * was called zero all the time that the disk was read.
  *
- * One mutex protects everything and is never held over a system call. Nodes of
- * the bitmaps that an operation detaches are freed after the mutex is released.
+ * One mutex protects everything and is never held over a system call. Who finds
+ * it taken tries again for a moment before it sleeps, for that is dearer than to
+ * wait. Nodes of the bitmaps that an operation detaches are freed after the mutex
+ * is released.
  *
  * In this file: the cache, requests, look-ups. status-cache-op.c has the lists
  * of what is in flight, -map.c the bitmaps, -probe.c what probes are told to
@@ -193,10 +195,14 @@ void status_cache_write_begin(StatusCache *c, StatusOp *op, int64_t offset,
 
 void status_cache_write_end(StatusCache *c, StatusOp *op, bool ok)
 {
-    CACHE_SECTION(c);
+    if (ok) {
+        /* nothing to free or to evict: the bitmaps stay as they are */
+        MUTEX_GUARD_SHORT(&c->lock);
+        status_op_end(c, op);
+    } else {
+        CACHE_SECTION(c);
 
-    status_op_end(c, op);
-    if (!ok) {
+        status_op_end(c, op);
         status_map_forget(c, op->start, op->end);
     }
 }
@@ -287,7 +293,7 @@ BlockState status_cache_lookup(StatusCache *c, int64_t offset, int64_t bytes,
                                int64_t *pnum)
 {
     BlockState state;
-    MUTEX_GUARD(&c->lock);
+    MUTEX_GUARD_SHORT(&c->lock);
 
     state = lookup(c, offset, bytes, pnum);
     c->stats.lookups++;
@@ -302,7 +308,7 @@ BlockState status_cache_lookup(StatusCache *c, int64_t offset, int64_t bytes,
 BlockState status_cache_peek(StatusCache *c, int64_t offset, int64_t bytes,
                              int64_t *pnum)
 {
-    MUTEX_GUARD(&c->lock);
+    MUTEX_GUARD_SHORT(&c->lock);
 
     return lookup(c, offset, bytes, pnum);
 }
@@ -331,7 +337,7 @@ void status_cache_grow(StatusCache *c, int64_t length)
 
 int64_t status_cache_length(StatusCache *c)
 {
-    MUTEX_GUARD(&c->lock);
+    MUTEX_GUARD_SHORT(&c->lock);
 
     return c->length;
 }
@@ -395,7 +401,7 @@ void status_cache_set_mode(StatusCache *c, StatusCacheMode mode)
 
 StatusCacheMode status_cache_get_mode(StatusCache *c)
 {
-    MUTEX_GUARD(&c->lock);
+    MUTEX_GUARD_SHORT(&c->lock);
 
     return c->mode;
 }

@@ -17,9 +17,9 @@ BREAKS = [
      '''    status_op_taint_list(c->zeroes, op->start, op->end);   /* rule 1 */\n''',
      ''),
     (CACHE, '1-failed', 'a failed write leaves unknown',
-     '''    if (!ok) {
-        status_map_forget''', '''    if (0) {
-        status_map_forget'''),
+     '''        status_op_end(c, op);
+        status_map_forget(c, op->start, op->end);''',
+     '''        status_op_end(c, op);'''),
     (CACHE, '2-early', 'a zero-write changes no bits at its beginning',
      '''    status_op_begin(c, op, discard ? OP_PUNCH : OP_ZERO, offset, bytes);\n''',
      '''    status_op_begin(c, op, discard ? OP_PUNCH : OP_ZERO, offset, bytes);
