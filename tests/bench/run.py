@@ -25,7 +25,8 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 SOURCE_DIR = os.path.dirname(os.path.dirname(HERE))
 
 # In this order: each is NAME.py here.
-BENCHES = ("real_guest", "probes", "growth", "nbd_path", "map", "jobs")
+BENCHES = ("bitmap", "cache_threads", "real_guest", "probes", "growth",
+           "nbd_path", "map", "jobs")
 
 
 def first_line(*command):
