@@ -14,7 +14,7 @@ lists, one of each round; their median is quoted. b.form is one of
            counts, never times. Where it cannot run (iotests.require) it is
            skipped, exit status 77.
     short  what scripts/bench runs, under ten minutes for all of them
-    long   what docs/performance.md quotes (scripts/bench --long)
+    long   larger, finer and more often (scripts/bench --long): hours
 """
 
 import argparse
@@ -31,6 +31,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)),
 
 FORMS = SMOKE, SHORT, LONG = "smoke", "short", "long"
 LESS, MORE = "less", "more"
+ENDING = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 
 
 def better_by(better, ours, theirs):
@@ -60,7 +61,9 @@ def verdict(row):
         peer, factor = row["goal"]
         theirs = statistics.median(row["peers"][peer])
         ratio = better_by(row["better"], ours, theirs)
-        return ratio is None or ratio >= factor, f"{factor:g} x {peer}"
+        # Rounded as the report shows it
+        return (ratio is None or round(ratio, 2) >= factor,
+                f"{factor:g} x {peer}")
     return None
 
 
@@ -142,6 +145,13 @@ class Bench:
         print(f"  ({text})", flush=True)
 
 
+def _end(number, _):
+    """Once: what is made is removed, and nothing may come between"""
+    for each in ENDING:
+        signal.signal(each, signal.SIG_IGN)
+    sys.exit(128 + number)
+
+
 def main(name, title, run):
     """The whole program: options, run, results"""
     parser = argparse.ArgumentParser(description=title)
@@ -149,8 +159,8 @@ def main(name, title, run):
     parser.add_argument("--json", metavar="FILE",
                         help="write what was found there, too")
     args = parser.parse_args()
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda number, _: sys.exit(128 + number))
+    for number in ENDING:
+        signal.signal(number, _end)
     b = Bench(name, title, args.form)
     start = time.monotonic()
     try:

@@ -170,7 +170,8 @@ def measure(b):
             served(b, what, name, rounds)
             cold(b, what, name, b.choose(None, 1, 3))
             mapped(b, what, name, rounds)
-    b.note("Each first time is that of a daemon that has just begun. Of ours, "
+    b.note("Each first time is that of a daemon that has just begun; cold: caches "
+           "were dropped before. Preallocated: never written. Of ours, "
            "extents visited are what its probes report; of stock, those that "
            "lie between where a seek began and where it led.")
 

@@ -297,7 +297,7 @@ def plots(b, found):
                                             counts[name]["us of its CPU"]))
         if rates:
             b.plot(rw, f"{WORDS[rw]}s, raw, page cache, one connection",
-                   "requests in flight", "IOPS", rates, logx=True)
+                   "requests in flight", "IOPS", rates, logx=True, logy=True)
             b.plot(rw + "-cpu", f"What a {WORDS[rw]} costs the server",
                    "requests in flight", "us of CPU", costs, logx=True)
 
@@ -340,7 +340,8 @@ def measure_all(b):
                   for case in b.choose([], SHORT, LONG)})
     b.note("Per request: CPU time of the server and of fio, in the timed runs; "
            "system calls and context switches by perf, in a run of their own. "
-           "fio is a thread a connection, on the same processors.")
+           "fio is a thread a connection, on the same processors. \"file\" is fio "
+           "with io_uring on the file itself, without NBD.")
 
 
 if __name__ == "__main__":

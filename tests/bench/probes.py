@@ -203,7 +203,9 @@ def run(b):
            "pages, as O_DIRECT leaves none. Cached: the data is in the page "
            "cache. Cold: mounted anew; then the time counts, of which most is "
            "the disk's. Extents visited: those that FIEMAP returned, and for a "
-           "seek those between its offset and its answer.")
+           "seek those between its offset and its answer. All of them are ours: "
+           "\"ours\" is the way that is chosen there (seek on btrfs and tmpfs, "
+           "fiemap elsewhere), beside it the other ways.")
     everything = {}
     for kind in kinds:
         everything[kind] = measure(

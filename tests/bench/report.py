@@ -7,7 +7,18 @@ import statistics
 import bench
 import plot
 
-HEAD = ("case", "unit", "ours", "peer", "its", "ours : peer", "goal", "")
+HEAD = ("case", "unit", "ours", "rounds", "peer", "its", "times as good", "goal",
+        "")
+
+
+def spread(seen):
+    """How many rounds, and how far they were apart: "3, 95 to 108 %" of the
+    median"""
+    median = statistics.median(seen)
+    if len(seen) == 1 or median == 0:
+        return str(len(seen))
+    return (f"{len(seen)}, {100 * min(seen) / median:.0f} to "
+            f"{100 * max(seen) / median:.0f} %")
 
 
 def _lines_of(row):
@@ -15,7 +26,7 @@ def _lines_of(row):
     ours = statistics.median(row["ours"])
     judged = bench.verdict(row)
     goal_of = row.get("goal", [None])[0]
-    start = [row["case"], row["unit"], bench.figure(ours)]
+    start = [row["case"], row["unit"], bench.figure(ours), spread(row["ours"])]
     mark = {True: "holds", False: "**falls short**"}
     if not row["peers"]:
         yield start + ["", "", "", judged[1] if judged else "",
@@ -28,14 +39,14 @@ def _lines_of(row):
                        "" if ratio is None else f"{ratio:.2f}",
                        mine[1] if mine else "",
                        mark[mine[0]] if mine else ""]
-        start = ["", "", ""]
+        start = ["", "", "", ""]
 
 
 def table(rows):
     """As Markdown: ratios above 1 are in our favour"""
     lines = [list(HEAD)] + [line for row in rows for line in _lines_of(row)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(HEAD))]
-    right = (2, 4, 5)
+    right = (2, 5, 6)
     rule = ["-" * (width - 1) + (":" if i in right else "-")
             for i, width in enumerate(max(w, 2) for w in widths)]
     lines.insert(1, rule)
@@ -69,8 +80,12 @@ def write(folder, machine, results):
     """report.md and its pictures"""
     lines = ["# Seekless beside its peers", ""]
     lines += [f"* {what}: {text}" for what, text in machine.items()]
-    lines += ["", "Medians of rounds that take turns. Ratios above 1 are in our "
-              "favour, whatever the unit.", "",
+    lines += ["", "Medians of rounds, which take turns with the peers'; how many there "
+              "were, and the least and the most of ours, stands beside them. \"Times "
+              "as good\": above 1 is in our favour, whatever the unit. Goals were "
+              "set before measuring: at least as fast as the best peer, or as much "
+              "faster as the way it is done promises; tell from the row how much "
+              "one matters to you.", "",
               f"{goals(results) - len(short_of(results))} of {goals(results)} "
               "goals hold.", ""]
     for seen in results:

@@ -41,12 +41,14 @@ class Report(unittest.TestCase):
         cells = [[cell.strip() for cell in line.split("|")[1:-1]]
                  for line in report.table(results()[0]["rows"]).splitlines()]
         self.assertEqual(cells[2:], [
-            ["reads", "IOPS", "180", "stock", "90.0", "2.00", "", ""],
-            ["", "", "", "nbdkit", "150", "1.20", "1.2 x nbdkit", "holds"],
-            ["a look-up", "ns", "30.0", "roaring", "15.0", "0.50",
+            ["reads", "IOPS", "180", "3, 94 to 2778 %", "stock", "90.0", "2.00",
+             "", ""],
+            ["", "", "", "", "nbdkit", "150", "1.20", "1.2 x nbdkit", "holds"],
+            ["a look-up", "ns", "30.0", "1", "roaring", "15.0", "0.50",
              "1 x roaring", "**falls short**"],
-            ["memory", "MB", "8.00", "", "", "", "at most 8.00 MB", "holds"],
-            ["rate", "MB/s", "7.00", "", "", "", "at least 8.00 MB/s",
+            ["memory", "MB", "8.00", "3, 88 to 112 %", "", "", "",
+             "at most 8.00 MB", "holds"],
+            ["rate", "MB/s", "7.00", "1", "", "", "", "at least 8.00 MB/s",
              "**falls short**"]])
 
     def test_short_of(self):
