@@ -320,7 +320,7 @@ size_t nbd_out_held(NbdThread *t);
 /*
  * t->data for @bytes of data: its capacity is at least that, or if memory is
  * short, at least nbd_limits.small_buffer. Returns the smaller of @bytes and
- * the capacity. Its old contents are lost, but what waits to be sent is not.
+ * what there is behind data that waits to be sent. Its old contents are lost, but what waits to be sent is not.
  */
 size_t nbd_buffer_want(NbdThread *t, size_t bytes);
 /* Would that much be had without sending anything before? */

@@ -128,7 +128,7 @@ static int receive_data(NbdThread *t, uint64_t bytes)
     int ret;
 
     if (req->error) {
-        room = t->capacity;
+        room = t->capacity - (t->data - t->buffer);
     }
     while (left > 0) {
         size_t part = MIN(left, room);
