@@ -540,7 +540,9 @@ static int transfer(BlockBackend *blk, RequestKind kind, int64_t offset,
     ret = kind == REQ_WRITE
               ? bdrv_pwritev(req.bs, offset, bytes, iov, niov, flags)
               : bdrv_preadv(req.bs, offset, bytes, iov, niov, flags);
-    account(blk, kind, offset, bytes, start_ns, ret);
+    if (ret != -EAGAIN || !(flags & BDRV_REQ_NOWAIT)) {
+        account(blk, kind, offset, bytes, start_ns, ret);
+    }
     request_end(&req);
     return ret;
 }

@@ -25,6 +25,7 @@ enum {
     FILE_ALLOCATES = 0x10, /* fallocate(2) without a mode has worked */
     FILE_NO_ZEROOUT = 0x20,
     FILE_NO_DISCARD = 0x40,
+    FILE_NO_NOWAIT = 0x80, /* reads cannot be asked not to wait */
 };
 
 typedef struct FileState FileState;

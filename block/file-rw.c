@@ -95,12 +95,14 @@ static int64_t find_end(FileState *s)
     return fstat(s->fd, &st) < 0 ? -errno : st.st_size;
 }
 
-static int do_read(BlockDriverState *bs, int64_t offset, int64_t bytes,
-                   const struct iovec *iov, int niov)
+/* @rwf: RWF_ flags of preadv2() */
+static int read_with(BlockDriverState *bs, int64_t offset, int64_t bytes,
+                     const struct iovec *iov, int niov, int rwf)
 {
     FileState *s = bs->opaque;
     Transfer t = {
         .fd = s->fd,
+        .flags = rwf,
         .align = bs->limits.request_alignment,
         .iov = iov,
         .niov = niov,
@@ -128,12 +130,33 @@ static int do_read(BlockDriverState *bs, int64_t offset, int64_t bytes,
     return 0;
 }
 
+static int do_read(BlockDriverState *bs, int64_t offset, int64_t bytes,
+                   const struct iovec *iov, int niov)
+{
+    return read_with(bs, offset, bytes, iov, niov, 0);
+}
+
+/* -EAGAIN: not all of it is in the page cache. */
+static int do_read_nowait(BlockDriverState *bs, int64_t offset, int64_t bytes,
+                          const struct iovec *iov, int niov)
+{
+    int ret = read_with(bs, offset, bytes, iov, niov, RWF_NOWAIT);
+
+    if (ret == -EOPNOTSUPP || ret == -ENOSYS) {
+        file_set_found(bs->opaque, FILE_NO_NOWAIT);
+        ret = do_read(bs, offset, bytes, iov, niov);
+    }
+    return ret;
+}
+
 int file_preadv(BlockDriverState *bs, int64_t offset, int64_t bytes,
                 const struct iovec *iov, int niov, int flags)
 {
     FileState *s = bs->opaque;
-    int ret =
-        status_read(&s->reader, bs, offset, bytes, iov, niov, flags, do_read);
+    bool nowait = (flags & BDRV_REQ_NOWAIT) && !s->direct &&
+                  !file_found(s, FILE_NO_NOWAIT);
+    int ret = status_read(&s->reader, bs, offset, bytes, iov, niov, flags,
+                          nowait ? do_read_nowait : do_read);
 
     if ((flags & BDRV_REQ_ONCE) && !s->direct) {
         posix_fadvise(s->fd, offset, bytes, POSIX_FADV_DONTNEED);

@@ -129,6 +129,16 @@ static int read_piece(const StatusReader *r, BlockDriverState *bs,
 
 /* ---- reading ahead ------------------------------------------------------ */
 
+/* The read at @offset, which was taken for one of a row, has not been done: it is
+ * going to come again. */
+static void not_read(StatusReader *r, int64_t offset, int64_t bytes)
+{
+    int64_t end = offset + bytes;
+
+    __atomic_compare_exchange_n(&r->next, &end, offset, false, __ATOMIC_RELAXED,
+                                __ATOMIC_RELAXED);
+}
+
 /* How many bytes, this read included, were read one after the other? */
 static int64_t row_length(StatusReader *r, int64_t offset, int64_t bytes)
 {
@@ -173,16 +183,42 @@ static void read_ahead(StatusReader *r, int64_t end, int64_t row)
 
 /* ---- reads -------------------------------------------------------------- */
 
+/* What is around the @n of @cuts is read, they themselves are zero. */
+static int read_around(const StatusReader *r, BlockDriverState *bs,
+                       int64_t offset, int64_t bytes, const struct iovec *iov,
+                       int niov, const StatusCut *cuts, int n, ReadFunc *read)
+{
+    g_autofree struct iovec *slice = g_new(struct iovec, niov);
+    int64_t pos = offset;
+    int i, ret = 0;
+
+    for (i = 0; ret == 0 && i <= n; i++) {
+        int64_t next = i < n ? cuts[i].start : offset + bytes;
+        int n_slice;
+
+        if (pos < next) {
+            n_slice = iov_slice(iov, niov, pos - offset, next - pos, slice);
+            ret = read_piece(r, bs, pos, next - pos, slice, n_slice, read);
+        }
+        if (i < n) {
+            iov_zero(iov, niov, next - offset, cuts[i].end - next);
+            pos = cuts[i].end;
+        }
+    }
+    for (i = 0; ret == 0 && i < n; i++) {
+        status_cache_account_cut(r->cache, cuts[i].end - cuts[i].start);
+    }
+    return ret;
+}
+
 int status_read(StatusReader *r, BlockDriverState *bs, int64_t offset,
                 int64_t bytes, const struct iovec *iov, int niov, int flags,
                 int (*read)(BlockDriverState *bs, int64_t offset, int64_t bytes,
                             const struct iovec *iov, int niov))
 {
-    g_autofree struct iovec *slice = NULL;
     StatusCut cuts[MAX_CUTS];
-    int64_t pos = offset;
     int64_t row;
-    int n = 0, i, ret = 0;
+    int n = 0, ret;
 
     if (bytes > 0 && !(flags & BDRV_REQ_CUT) && may_cut(r, offset, iov, niov)) {
         n = status_cache_cut_read(r->cache, offset, bytes, &r->limits, cuts,
@@ -194,23 +230,10 @@ int status_read(StatusReader *r, BlockDriverState *bs, int64_t offset,
             read_ahead(r, offset + bytes, row);
         }
     }
-    if (n == 0) {
-        return read_piece(r, bs, offset, bytes, iov, niov, read);
-    }
-    slice = g_new(struct iovec, niov);
-    for (i = 0; ret == 0 && i <= n; i++) {
-        int64_t next = i < n ? cuts[i].start : offset + bytes;
-        int n_slice;
-
-        if (pos < next) {
-            n_slice = iov_slice(iov, niov, pos - offset, next - pos, slice);
-            ret = read_piece(r, bs, pos, next - pos, slice, n_slice, read);
-        }
-        if (i < n) {
-            iov_zero(iov, niov, next - offset, cuts[i].end - next);
-            status_cache_account_cut(r->cache, cuts[i].end - next);
-            pos = cuts[i].end;
-        }
+    ret = n == 0 ? read_piece(r, bs, offset, bytes, iov, niov, read)
+                 : read_around(r, bs, offset, bytes, iov, niov, cuts, n, read);
+    if (ret == -EAGAIN && r->fd >= 0) {
+        not_read(r, offset, bytes);
     }
     return ret;
 }

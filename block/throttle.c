@@ -80,6 +80,8 @@ static int throttle_preadv(BlockDriverState *bs, int64_t offset, int64_t bytes,
 {
     int ret = wait_turn(bs, false, bytes);
 
+    /* Who came through is not sent back: the second time would count, too. */
+    flags &= ~BDRV_REQ_NOWAIT;
     return ret < 0 ? ret
                    : bdrv_preadv(bs->file->bs, offset, bytes, iov, niov, flags);
 }

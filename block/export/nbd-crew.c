@@ -9,9 +9,10 @@
  *
  * To wake another thread takes longer than many a request. While requests are
  * done at once, a thread therefore keeps the turn while it does one, at the
- * risk that this one is slow. Then the watch (nbd-conn.c) takes it away. Replies
- * to these may wait for each other, as long as further requests are there
- * (nbd-out.c).
+ * risk that this one is slow. A read that the page cache does not have tells so
+ * beforehand, and its thread gives the turn away; from any other that is slow the
+ * watch (nbd-conn.c) takes it. Replies to these may wait for each other, as long
+ * as further requests are there (nbd-out.c).
  *
  * A crew begins with one thread, which does the handshake, and never has fewer.
  * When the turn is given away and nobody waits for it, a helper is asked for, up
@@ -149,6 +150,13 @@ static void pass_turn(NbdConn *conn)
     }
 }
 
+static void send_waiting(NbdConn *conn)
+{
+    if (nbd_out_waits(conn)) {
+        nbd_out_send(conn);
+    }
+}
+
 /* ---- keeping the turn --------------------------------------------------- */
 
 /* A request begins, and @thread keeps the turn. */
@@ -184,6 +192,18 @@ static bool end_keeping(NbdThread *thread)
     return true;
 }
 
+void nbd_crew_will_wait(NbdThread *thread)
+{
+    NbdConn *conn = thread->conn;
+
+    __atomic_store_n(&thread->may_hold, 0, __ATOMIC_RELAXED);
+    thread->keeps = false;
+    if (end_keeping(thread)) {
+        pass_turn(conn);
+    }
+    send_waiting(conn);
+}
+
 bool nbd_crew_take_turn_away(NbdConn *conn)
 {
     __atomic_store_n(&conn->score, 0, __ATOMIC_RELAXED);
@@ -206,14 +226,15 @@ static bool keeps_turn(NbdConn *conn)
     return __atomic_load_n(&conn->score, __ATOMIC_RELAXED) >= SCORE_KEEP;
 }
 
-/* Do what was received, and remember whether it was quick. Returns how long it
- * took, microseconds. */
-static int64_t run_request(NbdThread *thread)
+/* Do what was received, and remember whether it was quick. @keeps: the turn, unless
+ * it has to wait. Returns how long it took, microseconds. */
+static int64_t run_request(NbdThread *thread, bool keeps)
 {
     NbdConn *conn = thread->conn;
     int64_t start = g_get_monotonic_time(), took;
     int score;
 
+    thread->keeps = keeps;
     nbd_request_run(thread);
     nbd_buffer_relax(thread);
 
@@ -232,13 +253,6 @@ static bool is_short(const NbdConn *conn, const NbdRequest *req)
            (req->type == NBD_CMD_READ ||
             (req->type == NBD_CMD_WRITE && !conn->exp->common.writethrough &&
              !(req->flags & NBD_CMD_FLAG_FUA)));
-}
-
-static void send_waiting(NbdConn *conn)
-{
-    if (nbd_out_waits(conn)) {
-        nbd_out_send(conn);
-    }
 }
 
 /* While @thread has the turn: send what waits. Does it have the turn still? */
@@ -267,7 +281,7 @@ static bool do_keeping_turn(NbdThread *thread)
     if (!is_quick) {
         send_waiting(conn);
     }
-    if (run_request(thread) > LONG_US) {
+    if (run_request(thread, is_quick) > LONG_US) {
         send_waiting(conn);
     }
     return end_keeping(thread);
@@ -285,7 +299,7 @@ static bool do_request(NbdThread *thread)
     } else {
         pass_turn(conn);
         send_waiting(conn);
-        run_request(thread);
+        run_request(thread, false);
     }
     if (!mine) {
         send_waiting(conn);

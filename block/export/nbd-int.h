@@ -179,6 +179,7 @@ struct NbdThread {
     bool woken;           /* conn->lock: it was called */
     Cond cond;
     NbdRequest req;
+    bool keeps; /* the turn, for what it does; unless it was taken away */
     unsigned
         may_hold;    /* atomic: so many replies may wait to be sent together */
     uint8_t *buffer; /* page-aligned */
@@ -271,6 +272,9 @@ void nbd_conn_wake_watch(void);
 void nbd_crew_init(NbdConn *conn);
 /* The life of a thread: @opaque is its connection, which counts it already. */
 void *nbd_crew_main(void *opaque);
+/* For a thread in a request: it will have to wait for the disk. Others need not
+ * wait for the turn, nor clients for the replies to what is done. */
+void nbd_crew_will_wait(NbdThread *thread);
 /* For the watch: a request has kept the turn for too long. True: now somebody
  * else is needed to take it. */
 bool nbd_crew_take_turn_away(NbdConn *conn);

@@ -17,6 +17,21 @@ static int read_piece(NbdThread *t, uint32_t done, uint32_t bytes, int flags)
                      t->data, flags);
 }
 
+/* The same with nothing locked. Who has the turn gives it away before he waits for
+ * the disk, and only then. */
+static int read_first(NbdThread *t, uint32_t done, uint32_t bytes, int flags)
+{
+    int ret = -EAGAIN;
+
+    if (t->keeps) {
+        ret = read_piece(t, done, bytes, flags | BDRV_REQ_NOWAIT);
+        if (ret == -EAGAIN) {
+            nbd_crew_will_wait(t);
+        }
+    }
+    return ret == -EAGAIN ? read_piece(t, done, bytes, flags) : ret;
+}
+
 /*
  * Is what comes after the first @done bytes known to be zero, and how far does
  * the answer hold?
@@ -49,7 +64,7 @@ static bool reply_hole(NbdThread *t, uint32_t done, uint32_t bytes)
 static int reply_data(NbdThread *t, uint32_t done, uint32_t bytes, int flags)
 {
     NbdDataFields fields = { .offset = GUINT64_TO_BE(t->req.offset + done) };
-    int ret = read_piece(t, done, bytes, flags);
+    int ret = read_first(t, done, bytes, flags);
 
     if (ret < 0) {
         nbd_reply_error(t, ret, NULL);
@@ -118,7 +133,7 @@ static void send_in_pieces(NbdThread *t, NbdSimpleReply *reply, uint32_t room)
 static void run_simple(NbdThread *t, uint32_t room)
 {
     NbdSimpleReply reply = nbd_simple_reply(&t->req, NBD_SUCCESS);
-    int ret = read_piece(t, 0, room, 0);
+    int ret = read_first(t, 0, room, 0);
 
     if (ret < 0) {
         nbd_reply_error(t, ret, NULL);

@@ -56,6 +56,9 @@ enum {
      */
     BDRV_REQ_WRITE_COMPRESSED = 0x10,
     BDRV_REQ_ONCE = 0x20, /* read: it need not be cached */
+    /* Read: -EAGAIN if it would have to wait for the disk, as far as that can be
+     * told beforehand. The buffers' contents are undefined then. */
+    BDRV_REQ_NOWAIT = 0x40,
 };
 
 /* Block status, as QEMU's */

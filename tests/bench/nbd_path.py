@@ -283,6 +283,38 @@ def measure(b, case, images, counting):
              for name, figure in figures.items()}, counts)
 
 
+def hit_or_miss(b, images):
+    """A tenth of the disk has nine of ten reads, and is in the page cache; the rest
+    is not. Until it was read, there is no telling."""
+    size, tenth = images.size, images.size // 10
+    zones = {"random_distribution": "zoned:90/10:10/90"}
+
+    def read(uri):
+        with open(images.raw, "r+b") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+            file.read(tenth)
+        done, = fio.run([("read", fio.nbd(uri))], **zones,
+                        **fio.work(READ, 4 * KiB, 16, size),
+                        **fio.for_seconds(b.choose(0.05, 0.25, 0.95)))
+        return done
+
+    names = ["ours", "stock", "qemu-nbd", "nbdkit"]
+    with serving(Case(READ, 16), images, names) as servers:
+        seen = b.alternate(b.choose(1, 3, 5), {
+            name: lambda uri=server.uri: read(uri)
+            for name, server in servers.items()})
+    figures = {name: [done.iops for done in results]
+               for name, results in seen.items()}
+    b.ratio("4 KiB random read, raw, a tenth misses the page cache, depth 16, "
+            "1 connection", "IOPS", bench.MORE, figures.pop("ours"), figures,
+            goal=("nbdkit", 1.0),
+            counts={name: {"us p99": statistics.median(
+                done.p99_us for done in results)}
+                for name, results in seen.items()})
+
+
 def plots(b, found):
     """By depth, where several depths were measured"""
     for rw in (READ, WRITE):
@@ -338,6 +370,7 @@ def measure_all(b):
             b.note("The loop device has a page cache: O_DIRECT is warm.")
         plots(b, {case: measure(b, case, images, counting)
                   for case in b.choose([], SHORT, LONG)})
+        hit_or_miss(b, images)
     b.note("Per request: CPU time of the server and of fio, in the timed runs; "
            "system calls and context switches by perf, in a run of their own. "
            "fio is a thread a connection, on the same processors. \"file\" is fio "

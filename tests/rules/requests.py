@@ -5,7 +5,7 @@ The file, name, what is taken out, the text to find, the text to put there
 """
 from sources import (
     REOPEN, PERMISSIONS, IO, IOV, WAIT, BACKEND, GROUP, STATE, OBJECT,
-    SECRET)
+    SECRET, READ, RW, THROTTLE, CREW)
 
 BREAKS = [
     (REOPEN, 'reopen-unchanged', 'what a node is does not change',
@@ -49,6 +49,26 @@ BREAKS = [
      'bdrv_hurry_begin(blk->cancel);', ''),
     (BACKEND, 'drain-throttle', 'after a drain requests are throttled again',
      'bdrv_hurry_end(blk->cancel);', ''),
+    (CREW, 'nowait-turn', 'who has to wait gives the turn away',
+     '''    if (end_keeping(thread)) {
+        pass_turn(conn);
+    }
+    send_waiting(conn);''', '    send_waiting(conn);'),
+    (CREW, 'nowait-send', 'who has to wait sends what waits',
+     '''        pass_turn(conn);
+    }
+    send_waiting(conn);
+}''', '''        pass_turn(conn);
+    }
+}'''),
+    (BACKEND, 'nowait-count', 'a read that did not wait is no failure',
+     'ret != -EAGAIN || !(flags & BDRV_REQ_NOWAIT)', '1'),
+    (READ, 'nowait-row', 'a read that is repeated goes on in its row',
+     'if (ret == -EAGAIN && r->fd >= 0)', 'if (0)'),
+    (RW, 'nowait-again', 'not to wait is tried once where that cannot be had',
+     'file_set_found(bs->opaque, FILE_NO_NOWAIT);', ''),
+    (THROTTLE, 'nowait-throttle', 'who came through is not sent back',
+     'flags &= ~BDRV_REQ_NOWAIT;', ''),
     (GROUP, 'turns', 'members of a group take turns',
      'for (i = 1; i <= members->len; i++)', 'for (i = 0; i < members->len; i++)'),
     (GROUP, 'turns-order', 'requests of a member go in order',

@@ -49,6 +49,8 @@ IOV = 'util/iov.c'
 WAIT = 'block/wait.c'
 BACKEND = 'block/block-backend.c'
 GROUP = 'block/throttle-group.c'
+THROTTLE = 'block/throttle.c'
+CREW = 'block/export/nbd-crew.c'
 STATE = 'block/throttle-state.c'
 OBJECT = 'util/object.c'
 SECRET = 'util/secret.c'
@@ -77,13 +79,13 @@ TESTS = {
     SEEK: PROBE_TESTS,
     QUERY: PROBE_TESTS,
     LOCK: ('image-lock', 'file-share', 'file-reopen'),
-    READ: ('read-around', 'file-posix'),
+    READ: ('read-around', 'read-nowait', 'file-posix'),
     VERIFY: ('status-verify',),
     REGISTRY: ('status-registry', 'file-share', 'file-reopen', 'host-device',
                'file-resize'),
     FILE: ('file-faults', 'file-share', 'host-device', 'file-posix'),
     RW: ('file-faults', 'file-share', 'host-device', 'file-posix',
-         'file-resize'),
+         'file-resize', 'read-nowait'),
     RESIZE: ('file-posix', 'file-resize'),
     AGAIN: ('file-reopen', 'file-share'),
     REOPEN: ('reopen', 'file-reopen'),
@@ -113,8 +115,10 @@ TESTS = {
     IO: ('block-io',),
     IOV: ('iov',),
     WAIT: ('wait',),
-    BACKEND: ('throttle',),
+    BACKEND: ('throttle', 'read-nowait'),
     GROUP: ('throttle',),
+    THROTTLE: ('throttle',),
+    CREW: ('nbd-crew', 'nbd-together'),
     STATE: ('throttle-state',),
     OBJECT: ('object',),
     SECRET: ('secret',),

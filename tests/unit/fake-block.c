@@ -43,6 +43,7 @@ void fake_reset(int64_t size)
     fake.holes = false;
     memset(fake.error, 0, sizeof(fake.error));
     fake.error_from = 0;
+    fake.cached = -1;
     fake.permits = 0;
     fake.half = INT64_MAX;
     memset(fake.count, 0, sizeof(fake.count));
@@ -151,8 +152,16 @@ static void set_status(int64_t offset, int64_t bytes, int status)
 int blk_pread(BlockBackend *blk, int64_t offset, int64_t bytes, void *buf,
               int flags)
 {
-    int ret = enter(blk, FAKE_READ, offset, bytes);
+    int ret;
 
+    if (offset + bytes <= fake.cached) {
+        memcpy(buf, fake.data + offset, bytes);
+        return 0;
+    }
+    if (fake.cached >= 0 && (flags & BDRV_REQ_NOWAIT)) {
+        return -EAGAIN;
+    }
+    ret = enter(blk, FAKE_READ, offset, bytes);
     if (ret == 0) {
         memcpy(buf, fake.data + offset, bytes);
     }

@@ -43,6 +43,9 @@ typedef struct FakeDisk {
     bool hang;           /* and nobody can tell them to give up */
     int error[FAKE_OPS]; /* errno with which they fail; 0: they do not */
     int64_t error_from;  /* but only from this offset on */
+    /* Reads of so many bytes from the start never wait, and others say so before
+     * they do (BDRV_REQ_NOWAIT). -1: that is not known beforehand. */
+    int64_t cached;
 
     int in_flight;
     int left;        /* so many requests have ended */

@@ -144,6 +144,30 @@ START_TEST(test_slow_requests_in_parallel)
 }
 END_TEST
 
+/* Reads that say beforehand that they have to wait give the turn away at once. */
+START_TEST(test_reads_that_wait)
+{
+    int fd;
+
+    nbd_limits.patience_us = G_TIME_SPAN_DAY;
+    fake.cached = 0;
+    fake_hold(true);
+    fd = peer_open("rw", _i);
+    for (int i = 0; i < 40; i++) {
+        peer_request(fd, 0, NBD_CMD_READ, i, 0, 512);
+    }
+    fake_wait_in_flight(16);
+    fake_hold(false);
+    if (_i) {
+        nbd_conn_abort_all(NULL);
+        nbd_conn_wait_all(INT64_MAX);
+    } else {
+        expect_reads(fd, 40);
+    }
+    close(fd);
+}
+END_TEST
+
 /* Let a request pass, and send another in its place. */
 static void one_step(const int fds[2], const uint64_t offsets[2])
 {
@@ -531,6 +555,7 @@ int main(void)
     tcase_add_test(crews, test_connections_at_once);
     tcase_add_test(crews, test_idle_helpers_leave);
     tcase_add_test(crews, test_slow_requests_in_parallel);
+    tcase_add_loop_test(crews, test_reads_that_wait, 0, 2);
     tcase_add_test(crews, test_helpers_are_shared);
     tcase_add_test(crews, test_no_helpers);
     tcase_add_test(crews, test_client_vanishes);

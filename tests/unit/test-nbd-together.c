@@ -355,6 +355,32 @@ START_TEST(test_behind_one_that_took_long)
 }
 END_TEST
 
+/* A read says beforehand that it has to wait: what is done before it is told before,
+ * even where there is nobody else, and no watch. */
+START_TEST(test_before_one_that_waits)
+{
+    g_autoptr(GByteArray) out = g_byte_array_new();
+    int fd;
+
+    nbd_limits.helpers = 0;
+    nbd_limits.patience_us = G_TIME_SPAN_DAY;
+    fake.cached = 3 * BLOCK;
+    fake_hold(true);
+    fd = peer_open("rw", false);
+    put_reads(out, 8);
+    send_all(fd, out);
+    for (int i = 0; i < 3; i++) {
+        ck_assert_uint_eq(expect_read(fd, 8), i);
+    }
+    fake_wait_in_flight(1);
+    fake_hold(false);
+    for (int i = 3; i < 8; i++) {
+        ck_assert_uint_eq(expect_read(fd, 8), i);
+    }
+    close(fd);
+}
+END_TEST
+
 /* A flush may take long: what is done before it is told before. (Where that was not
  * done at once, another thread may be faster with the flush.) */
 START_TEST(test_flush_waits_for_nobody)
@@ -461,6 +487,7 @@ int main(void)
     tcase_add_test(at_once, test_a_request_hangs);
     tcase_add_test(at_once, test_others_overtake);
     tcase_add_test(at_once, test_behind_one_that_took_long);
+    tcase_add_test(at_once, test_before_one_that_waits);
     tcase_add_test(at_once, test_flush_waits_for_nobody);
     tcase_add_test(at_once, test_disconnect_behind_requests);
     tcase_add_test(at_once, test_sends_before_it_reads);

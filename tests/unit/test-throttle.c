@@ -354,6 +354,19 @@ START_TEST(test_cancel)
 END_TEST
 
 /* Each kind of request is counted, once, by its length. */
+/* A read that came through is not sent back to come through once more. */
+START_TEST(test_read_that_would_not_wait)
+{
+    uint8_t buf[512];
+
+    set_up();
+    ck_assert_int_eq(
+        blk_pread(blks[0], 0, 512, buf, BDRV_REQ_NOWAIT | BDRV_REQ_ONCE), 0);
+    ck_assert_int_eq(disks[0]->flags[MEM_READ], BDRV_REQ_ONCE);
+    tear_down();
+}
+END_TEST
+
 START_TEST(test_counted)
 {
     uint8_t *buf = g_malloc0(1 << 20);
@@ -401,6 +414,7 @@ int main(void)
     tcase_add_test(tc, test_limits_that_change);
     tcase_add_loop_test(tc, test_drain, 0, 2);
     tcase_add_test(tc, test_cancel);
+    tcase_add_test(tc, test_read_that_would_not_wait);
     tcase_add_test(tc, test_counted);
     tcase_add_test(tc, test_no_such_group);
     suite_add_tcase(s, tc);
