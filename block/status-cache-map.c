@@ -77,56 +77,34 @@ void status_map_forget_zeroes(StatusCache *c)
 
 /* ---- memory and size ---------------------------------------------------- */
 
-static bool is_uniform(const SparseBitmap *bitmap)
-{
-    uint64_t count = sparse_bitmap_count(bitmap);
-
-    return count == 0 || count == sparse_bitmap_size(bitmap);
-}
-
 /*
- * Of what has no leaves, long parts that are all alike, the tree's inner nodes take
- * memory, unless it is all of the disk.
+ * Rule 8: forget what takes memory, part by part, round and round the disk, until
+ * the limit is kept, or there is no more than what a uniform disk takes.
  */
-static void evict_rest(StatusCache *c)
+static void evict_parts(StatusCache *c)
 {
-    if (is_uniform(c->known) && is_uniform(c->zero)) {
-        return;
-    }
-    trace_status_evict(c, 0, c->length);
-    status_map_forget(c, 0, c->blocks);
-    c->stats.evictions++;
-}
-
-/* Rule 8: forget leaves, round and round the disk, until the limit is kept. */
-static void evict_leaves(StatusCache *c)
-{
-    bool wrapped = false;
-
     while (status_map_memory(c) > c->max_memory) {
         uint64_t start = 0, count = 0, zstart, zcount;
         bool found;
 
         found =
-            sparse_bitmap_next_leaf(c->known, c->evict_hand, &start, &count);
-        if (sparse_bitmap_next_leaf(c->zero, c->evict_hand, &zstart, &zcount) &&
+            sparse_bitmap_next_part(c->known, c->evict_hand, &start, &count);
+        if (sparse_bitmap_next_part(c->zero, c->evict_hand, &zstart, &zcount) &&
             (!found || zstart < start)) {
             start = zstart;
             count = zcount;
             found = true;
         }
         if (!found) {
-            if (wrapped) {
-                evict_rest(c);
+            if (c->evict_hand == 0) {
                 break;
             }
-            wrapped = true;
             c->evict_hand = 0;
             continue;
         }
         trace_status_evict(c, start << c->shift, count << c->shift);
         status_map_forget(c, start, start + count);
-        /* a few leaves: their memory has to be seen to come back */
+        /* a few nodes: their memory has to be seen to come back */
         sparse_bitmap_garbage_free(sparse_bitmap_take_garbage(c->known));
         sparse_bitmap_garbage_free(sparse_bitmap_take_garbage(c->zero));
         c->evict_hand = start + count;
@@ -135,7 +113,7 @@ static void evict_leaves(StatusCache *c)
 }
 
 /*
- * Page looks go before leaves, for they are only an aid to probes; but nothing
+ * Page looks go first, for they are only an aid to probes; but nothing
  * goes if it is the garbage that is too much.
  */
 void status_map_evict_and_unlock(StatusCache *c)
@@ -148,7 +126,7 @@ void status_map_evict_and_unlock(StatusCache *c)
     if (status_map_memory(c) > c->max_memory) {
         sparse_bitmap_clear(c->looked, 0, c->blocks);
         looks = sparse_bitmap_take_garbage(c->looked);
-        evict_leaves(c);
+        evict_parts(c);
         more_known = sparse_bitmap_take_garbage(c->known);
         more_zero = sparse_bitmap_take_garbage(c->zero);
     }

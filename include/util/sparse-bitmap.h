@@ -5,7 +5,8 @@
  * Bits are addressed by index; what a bit stands for is the caller's business.
  * Not locked: one thread at a time, or callers that hold a lock of their own. That
  * goes for look-ups, too, which remember where they have been.
- * No function fails: memory comes from GLib's allocator.
+ * No function fails: memory comes from GLib's allocator, and for large busy parts,
+ * where it can be had, from mmap().
  */
 #ifndef UTIL_SPARSE_BITMAP_H
 #define UTIL_SPARSE_BITMAP_H
@@ -58,14 +59,14 @@ uint64_t sparse_bitmap_count(const SparseBitmap *bitmap);
 size_t sparse_bitmap_memory(const SparseBitmap *bitmap);
 
 /*
- * The first leaf that holds memory of its own and ends beyond bit @start:
- * stores its range in @leaf_start (which may lie before @start) and @leaf_count
- * (clipped to the bitmap) and returns true; false if there is none. For a
- * caller that must give memory back and looks for something to forget: making
- * the leaf's range all set or all clear frees the leaf.
+ * The first part of the bitmap that ends beyond bit @start and holds memory of its
+ * own, as small as can be given back alone: stores its range in @part_start (which
+ * may lie before @start) and @part_count (clipped to the bitmap) and returns true;
+ * false if there is none. For a caller that must give memory back and looks for
+ * something to forget: making the part all set or all clear frees its memory.
  */
-bool sparse_bitmap_next_leaf(const SparseBitmap *bitmap, uint64_t start,
-                             uint64_t *leaf_start, uint64_t *leaf_count);
+bool sparse_bitmap_next_part(const SparseBitmap *bitmap, uint64_t start,
+                             uint64_t *part_start, uint64_t *part_count);
 
 /*
  * Nodes that operations detach are kept on a garbage list, so that a caller

@@ -22,6 +22,7 @@ typedef struct BitmapKind {
     uint64_t (*next_change)(void *bitmap, uint64_t start, uint64_t end);
     uint64_t (*count)(void *bitmap);
     uint64_t (*count_range)(void *bitmap, uint64_t start, uint64_t count);
+    uint64_t (*memory)(void *bitmap); /* NULL: all of it comes from malloc() */
 } BitmapKind;
 
 extern const BitmapKind bitmap_sparse; /* ours */

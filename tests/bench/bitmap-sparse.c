@@ -53,6 +53,12 @@ static uint64_t count_range(void *bitmap, uint64_t start, uint64_t n)
     return sparse_bitmap_count_range(bitmap, start, n);
 }
 
+static uint64_t memory(void *bitmap)
+{
+    sparse_bitmap_garbage_free(sparse_bitmap_take_garbage(bitmap));
+    return sparse_bitmap_memory(bitmap);
+}
+
 const BitmapKind bitmap_sparse = {
     .name = "ours",
     .create = create,
@@ -65,4 +71,5 @@ const BitmapKind bitmap_sparse = {
     .next_change = next_change,
     .count = count,
     .count_range = count_range,
+    .memory = memory,
 };

@@ -505,6 +505,9 @@ static void fill(Run (*next)(uint64_t at), uint64_t *memory)
     } while (at < nbits);
     for (k = 0; k < KINDS; k++) {
         f.ns[k][0] = (double)spent[k] / n;
+        if (kinds[k]->memory) {
+            memory[k] = kinds[k]->memory(bitmaps[k]);
+        }
     }
     print_figures("fill, a run", &f, 1);
 }

@@ -5,7 +5,7 @@ The file, name, what is taken out, the text to find, the text to put there
 """
 from sources import (
     CACHE, CACHE_INT, CACHE_MAP, CACHE_OP, CACHE_PROBE, CACHE_READ,
-    CACHE_VERIFY)
+    CACHE_VERIFY, SPARSE_FIND)
 
 BREAKS = [
     (CACHE, '1-mark', 'a write marks data before it goes out',
@@ -149,8 +149,8 @@ BREAKS = [
      '''    if (status_map_memory(c) > c->max_memory) {
         sparse''', '''    if (c) {
         sparse'''),
-    (CACHE_MAP, '8-nodes', 'inner nodes count for the memory limit',
-     '                evict_rest(c);\n', ''),
+    (SPARSE_FIND, '8-nodes', 'inner nodes count for the memory limit',
+     'return 0; /* only runs', 'return level_bits(level); /* only runs'),
     (CACHE_INT, '8-limit', 'the memory limit is kept',
      '''memory > c->max_memory''', '''memory > c->max_memory * 64'''),
     (CACHE_READ, 'cut-zero', 'only zeroes are left out of a read',

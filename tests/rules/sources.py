@@ -9,6 +9,7 @@ CACHE_OP = 'block/status-cache-op.c'
 CACHE_PROBE = 'block/status-cache-probe.c'
 CACHE_READ = 'block/status-cache-read.c'
 CACHE_VERIFY = 'block/status-cache-verify.c'
+SPARSE_FIND = 'util/sparse-bitmap-find.c'
 PROBE = 'block/status-probe.c'
 FIEMAP = 'block/status-probe-fiemap.c'
 LOOK = 'block/status-probe-look.c'
@@ -73,6 +74,7 @@ TESTS = {
     CACHE_PROBE: CACHE_TESTS,
     CACHE_READ: CACHE_TESTS,
     CACHE_VERIFY: CACHE_TESTS,
+    SPARSE_FIND: CACHE_TESTS,
     PROBE: PROBE_TESTS,
     FIEMAP: PROBE_TESTS,
     LOOK: PROBE_TESTS,

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* The sparse bitmap (util/sparse-bitmap.c) against a plain one */
+#include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include "unit-main.h"
 #include "../../util/sparse-bitmap-int.h"
-
-#define LEAF_BITS 4096
 
 /*
  * The plain bitmap: one byte a bit, every answer by looking at all of them. Each
@@ -71,12 +72,37 @@ static bool plain_mixed(const Plain *p, uint64_t start, uint64_t end)
            plain_find(p, start, end, true) < end;
 }
 
-/* Every run, the counts, the leaves: all that can be asked of the whole */
+/* How often bits change within the leaf that begins with bit @start, 3 at most */
+static unsigned plain_changes(const Plain *p, uint64_t start)
+{
+    uint64_t end = MIN(start + LEAF_BITS, p->size);
+    unsigned n = 0;
+
+    while (n < 3 &&
+           (start = plain_find(p, start, end, !p->bits[start])) < end) {
+        n++;
+    }
+    return n;
+}
+
+/* What makes a part uniform gives memory back. */
+static void part_gives_back(const SparseBitmap *b, uint64_t start,
+                            uint64_t count)
+{
+    g_autoptr(SparseBitmap) copy = sparse_bitmap_copy(b);
+    size_t memory = sparse_bitmap_memory(copy);
+
+    sparse_bitmap_set(copy, start, count);
+    sparse_bitmap_garbage_free(sparse_bitmap_take_garbage(copy));
+    ck_assert_uint_lt(sparse_bitmap_memory(copy), memory);
+}
+
+/* Every run, the counts, the parts: all that can be asked of the whole */
 static void compare_all(const SparseBitmap *b, const Plain *p)
 {
-    uint64_t pos = 0, leaf_start, leaf_count, n_leaves = 0, n_mixed = 0, i;
+    uint64_t pos = 0, start, count;
     uint64_t k = p->scale;
-    bool value;
+    bool value, first = true;
 
     ck_assert_uint_eq(sparse_bitmap_size(b), p->size * k);
     ck_assert_uint_eq(sparse_bitmap_count(b), plain_count(p, 0, p->size) * k);
@@ -88,51 +114,51 @@ static void compare_all(const SparseBitmap *b, const Plain *p)
         pos = plain_find(p, pos, p->size, !value);
         ck_assert_uint_eq(end, pos * k);
     }
-    if (k > 1) {
-        return;
+    for (pos = 0; sparse_bitmap_next_part(b, pos, &start, &count);
+         pos = start + count) {
+        ck_assert_uint_ge(start, pos);
+        ck_assert_uint_gt(count, 0);
+        ck_assert_uint_le(start + count, p->size * k);
+        if (k == 1) {
+            ck_assert(plain_mixed(p, start, start + count));
+        }
+        if (first) {
+            part_gives_back(b, start, count);
+            first = false;
+        }
     }
-    for (i = 0; i * LEAF_BITS < p->size; i++) {
-        n_mixed += plain_mixed(p, i * LEAF_BITS, (i + 1) * LEAF_BITS);
+    if (first) {
+        ck_assert_uint_eq(sparse_bitmap_memory(b) - b->garbage_memory,
+                          HEAP_BYTES(SparseBitmap));
     }
-    for (pos = 0; sparse_bitmap_next_leaf(b, pos, &leaf_start, &leaf_count);
-         pos = leaf_start + leaf_count) {
-        n_leaves++;
-        ck_assert_uint_ge(leaf_start, pos);
-        ck_assert_uint_eq(leaf_count, MIN(LEAF_BITS, p->size - leaf_start));
-        ck_assert(plain_mixed(p, leaf_start, leaf_start + LEAF_BITS));
-    }
-    ck_assert_uint_eq(n_leaves, n_mixed);
 }
 
-/* What a bitmap takes in which only the first bit is set */
-static size_t memory_of_one(uint64_t size)
-{
-    g_autoptr(SparseBitmap) b = sparse_bitmap_new(size);
-
-    sparse_bitmap_set(b, 0, 1);
-    return sparse_bitmap_memory(b);
-}
-
-/* A node wherever bits differ, and nowhere else: the memory, to the byte */
+/*
+ * A node wherever bits differ, and nowhere else. Words for a leaf of more than one
+ * odd run; that there were more once, may be seen.
+ */
 static void compare_memory(SparseBitmap *b, const Plain *p)
 {
-    g_autoptr(SparseBitmap) empty = sparse_bitmap_new(p->size);
-    size_t expected = sparse_bitmap_memory(empty);
-    size_t leaf = memory_of_one(LEAF_BITS) - expected;
-    size_t inner = memory_of_one(LEAF_BITS + 1) - expected - leaf;
+    size_t at_least = HEAP_BYTES(SparseBitmap), at_most;
     uint64_t span = LEAF_BITS, start;
 
     sparse_bitmap_garbage_free(sparse_bitmap_take_garbage(b));
-    for (start = 0; start < p->size; start += span) {
-        expected += plain_mixed(p, start, start + span) ? leaf : 0;
-    }
     while (span < p->size) {
-        span *= 64;
+        span *= FANOUT;
         for (start = 0; start < p->size; start += span) {
-            expected += plain_mixed(p, start, start + span) ? inner : 0;
+            at_least +=
+                plain_mixed(p, start, start + span) ? HEAP_BYTES(Inner) : 0;
         }
     }
-    ck_assert_uint_eq(sparse_bitmap_memory(b), expected);
+    at_most = at_least;
+    for (start = 0; start < p->size; start += LEAF_BITS) {
+        unsigned changes = plain_changes(p, start);
+
+        at_least += changes > 2 ? HEAP_BYTES(Leaf) : 0;
+        at_most += changes > 0 ? HEAP_BYTES(Leaf) : 0;
+    }
+    ck_assert_uint_ge(sparse_bitmap_memory(b), at_least);
+    ck_assert_uint_le(sparse_bitmap_memory(b), at_most);
 }
 
 /* Where to look or to change: anywhere, or as near to @last as can be */
@@ -194,7 +220,7 @@ static void random_look(const SparseBitmap *b, const Plain *p, GRand *rand,
     ck_assert_uint_eq(
         sparse_bitmap_count_range(b, start * k, (end - start) * k),
         plain_count(p, start, end - start) * k);
-    if (sparse_bitmap_next_leaf(b, start * k, &leaf_start, &leaf_count)) {
+    if (sparse_bitmap_next_part(b, start * k, &leaf_start, &leaf_count)) {
         ck_assert_uint_gt(leaf_start + leaf_count, start * k);
     }
 }
@@ -311,6 +337,152 @@ START_TEST(test_random_high)
 }
 END_TEST
 
+/* Is the first part of the disk a slab? */
+static bool begins_with_slab(const SparseBitmap *b)
+{
+    Subtree tree = b->root;
+    unsigned level;
+
+    for (level = b->height; level > SLAB_LEVEL && subtree_is_inner(tree);
+         level--) {
+        tree = subtree_inner(tree)->child[0];
+    }
+    return subtree_is_slab(tree);
+}
+
+/* One leaf after the other becomes mixed, or, most of them, uniform. */
+static void change_leaves(SparseBitmap *b, Plain *p, GRand *rand, bool mixed)
+{
+    uint64_t leaf, start, count;
+
+    for (leaf = 0; leaf + LEAF_BITS <= p->size; leaf += LEAF_BITS) {
+        if (mixed) {
+            start = leaf + g_rand_int_range(rand, 0, 1000);
+            assign(b, p, start, 500, true);
+            assign(b, p, start + 1000, 500, false);
+            assign(b, p, start + 2000, 1, true);
+            assign(b, p, start + 2001, 1, false);
+        } else if (g_rand_int_range(rand, 0, 16)) {
+            fill_leaf(b, p, rand, leaf, g_rand_boolean(rand));
+        }
+        if (g_rand_int_range(rand, 0, 128) == 0) {
+            random_range(rand, p->size, leaf, &start, &count);
+            assign(b, p, start, MIN(count, 3 * LEAF_BITS),
+                   g_rand_boolean(rand));
+            random_look(b, p, rand, start);
+        }
+    }
+}
+
+/* Whole parts become slabs, and trees again, whatever is done to them. */
+START_TEST(test_slabs)
+{
+    static const uint64_t slab_sizes[] = { 1 << SLAB_SHIFT,
+                                           (1 << SLAB_SHIFT) + 12345,
+                                           (2 << SLAB_SHIFT) - LEAF_BITS };
+    GRand *rand = g_rand_new_with_seed(3000 + _i);
+    uint64_t size = slab_sizes[_i], start, count;
+    SparseBitmap *b = sparse_bitmap_new(size), *copy;
+    Plain *p = plain_new(size, 1);
+    int round, i;
+
+    for (round = 0; round < 3; round++) {
+        change_leaves(b, p, rand, true);
+        ck_assert(begins_with_slab(b));
+        compare_all(b, p);
+        copy = sparse_bitmap_copy(b);
+        ck_assert_uint_eq(sparse_bitmap_memory(copy),
+                          sparse_bitmap_memory(b) - b->garbage_memory);
+        sparse_bitmap_free(b);
+        b = copy;
+        for (i = 0; i < 40; i++) {
+            random_range(rand, size, i << 16, &start, &count);
+            assign(b, p, start, MIN(count, 1 << 18), i % 2);
+            random_look(b, p, rand, start);
+            random_look(b, p, rand, i << 16);
+        }
+        compare_all(b, p);
+        if (round == 2) {
+            break;
+        }
+        change_leaves(b, p, rand, false);
+        ck_assert(!begins_with_slab(b));
+        compare_all(b, p);
+    }
+
+    /* All at once; what is detached is given back. */
+    ck_assert(begins_with_slab(b));
+    start = 1 << 22;
+    assign(b, p, 0, start, true);
+    compare_all(b, p);
+    sparse_bitmap_resize(b, start + 1);
+    plain_resize(p, start + 1);
+    compare_all(b, p);
+    ck_assert(!begins_with_slab(b));
+    sparse_bitmap_resize(b, size);
+    plain_resize(p, size);
+    compare_all(b, p);
+    assign(b, p, 0, size, false);
+    sparse_bitmap_garbage_free(sparse_bitmap_take_garbage(b));
+    ck_assert_uint_lt(sparse_bitmap_memory(b), 128);
+    sparse_bitmap_free(b);
+    plain_free(p);
+    g_rand_free(rand);
+}
+END_TEST
+
+#ifdef __has_feature
+#define HAS_FEATURE(name) __has_feature(name)
+#else
+#define HAS_FEATURE(name) 0
+#endif
+
+/* How many bytes of addresses this process uses */
+static uint64_t address_space(void)
+{
+    FILE *f = fopen("/proc/self/statm", "r");
+    uint64_t pages;
+
+    ck_assert_ptr_nonnull(f);
+    ck_assert_int_eq(fscanf(f, "%" G_GUINT64_FORMAT, &pages), 1);
+    fclose(f);
+    return pages * sysconf(_SC_PAGESIZE);
+}
+
+/* Where there is no slab to be had, a tree does, until there is one. */
+START_TEST(test_no_slab)
+{
+    uint64_t size = 1 << SLAB_SHIFT, i;
+    SparseBitmap *b = sparse_bitmap_new(size);
+    struct rlimit limit, tight;
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) ||           \
+    HAS_FEATURE(address_sanitizer) || HAS_FEATURE(thread_sanitizer)
+    sparse_bitmap_free(b); /* they need addresses of their own */
+    return;
+#endif
+    for (i = 0; i < size / 2; i += 1000) {
+        sparse_bitmap_set(b, i, 1);
+    }
+    ck_assert_int_eq(getrlimit(RLIMIT_AS, &limit), 0);
+    tight = limit;
+    tight.rlim_cur = address_space() + sizeof(Slab) * 3 / 2;
+    ck_assert_int_eq(setrlimit(RLIMIT_AS, &tight), 0);
+    for (; i < size; i += 1000) {
+        sparse_bitmap_set(b, i, 1);
+    }
+    ck_assert(!begins_with_slab(b));
+    ck_assert_uint_gt(sparse_bitmap_memory(b), 2 << 20);
+    ck_assert_int_eq(setrlimit(RLIMIT_AS, &limit), 0);
+    sparse_bitmap_clear(b, 0, 2 * LEAF_BITS);
+    ck_assert(begins_with_slab(b));
+    for (i = 9000; i < size; i += 1000) {
+        ck_assert_uint_eq(sparse_bitmap_next_set(b, i - 999, size), i);
+    }
+    sparse_bitmap_free(b);
+}
+END_TEST
+
 /* With and without the processor's help */
 START_TEST(test_word_count)
 {
@@ -383,7 +555,7 @@ START_TEST(test_huge)
     ck_assert_uint_eq(sparse_bitmap_count(b), size);
     ck_assert_uint_lt(sparse_bitmap_memory(b), 128);
     ck_assert_uint_eq(sparse_bitmap_next_clear(b, 0, size), size);
-    ck_assert(!sparse_bitmap_next_leaf(b, 0, &start, &count));
+    ck_assert(!sparse_bitmap_next_part(b, 0, &start, &count));
 
     sparse_bitmap_clear(b, far, 1);
     ck_assert_uint_eq(sparse_bitmap_count(b), size - 1);
@@ -392,10 +564,16 @@ START_TEST(test_huge)
     ck_assert_uint_eq(sparse_bitmap_next_change(b, far, size, &value), far + 1);
     ck_assert(!value);
     ck_assert_uint_eq(sparse_bitmap_count_range(b, far - 1, 4), 3);
-    ck_assert(sparse_bitmap_next_leaf(b, 0, &start, &count));
+    ck_assert(sparse_bitmap_next_part(b, 0, &start, &count));
+    ck_assert_uint_eq(start, size - (1 << GROUP_SHIFT));
+    ck_assert_uint_eq(count, 1 << GROUP_SHIFT);
+    /* A node a level */
+    ck_assert_uint_eq(sparse_bitmap_memory(b),
+                      HEAP_BYTES(SparseBitmap) + 7 * HEAP_BYTES(Inner));
+    sparse_bitmap_clear(b, far - 2, 1);
+    ck_assert(sparse_bitmap_next_part(b, 0, &start, &count));
     ck_assert_uint_eq(start, size - LEAF_BITS);
     ck_assert_uint_eq(count, LEAF_BITS);
-    /* A leaf and a node a level */
     ck_assert_uint_lt(sparse_bitmap_memory(b), 8 * 600);
 
     sparse_bitmap_clear(b, 1, size - 2);
@@ -442,23 +620,39 @@ END_TEST
 /* 1 TiB in blocks of 4 KiB */
 #define TIB_BLOCKS (UINT64_C(1) << 28)
 
+/* Bit @which, or one beside it, of each leaf: where it is differs. */
+static void change_in_leaves(SparseBitmap *b, unsigned which, bool value)
+{
+    uint64_t i;
+
+    for (i = 0; i < TIB_BLOCKS; i += LEAF_BITS) {
+        (value ? sparse_bitmap_set : sparse_bitmap_clear)(
+            b, i + (i / LEAF_BITS + which) % LEAF_BITS, 1);
+        sparse_bitmap_garbage_free(sparse_bitmap_take_garbage(b));
+    }
+}
+
 START_TEST(test_memory)
 {
     SparseBitmap *b = sparse_bitmap_new(TIB_BLOCKS);
-    uint64_t i, empty = sparse_bitmap_memory(b);
+    uint64_t empty = sparse_bitmap_memory(b);
     SparseBitmap *copy;
 
     ck_assert_uint_lt(empty, 128);
     sparse_bitmap_set(b, 0, TIB_BLOCKS);
     ck_assert_uint_eq(sparse_bitmap_memory(b), empty);
-    for (i = 0; i < TIB_BLOCKS; i += LEAF_BITS) {
-        sparse_bitmap_clear(b, i + i / LEAF_BITS % LEAF_BITS, 1);
-    }
+
+    /* One odd block in each leaf: nodes only */
+    change_in_leaves(b, 0, false);
+    ck_assert_uint_eq(sparse_bitmap_memory(b),
+                      empty + (1024 + 16 + 1) * HEAP_BYTES(Inner));
+
+    /* More: 32 MiB of bits, and a few percent for counts */
+    change_in_leaves(b, 1000, false);
     ck_assert_uint_eq(sparse_bitmap_count(b),
-                      TIB_BLOCKS - TIB_BLOCKS / LEAF_BITS);
-    /* 32 MiB of bits, and a few percent for nodes and heap */
+                      TIB_BLOCKS - 2 * TIB_BLOCKS / LEAF_BITS);
     ck_assert_uint_gt(sparse_bitmap_memory(b), 32 << 20);
-    ck_assert_uint_lt(sparse_bitmap_memory(b), 34 << 20);
+    ck_assert_uint_lt(sparse_bitmap_memory(b), 33 << 20);
 
     copy = sparse_bitmap_copy(b);
     ck_assert_uint_eq(sparse_bitmap_memory(copy), sparse_bitmap_memory(b));
@@ -466,10 +660,8 @@ START_TEST(test_memory)
     sparse_bitmap_free(copy);
 
     /* One bit after the other back to what it was: every level collapses. */
-    for (i = 0; i < TIB_BLOCKS; i += LEAF_BITS) {
-        sparse_bitmap_set(b, i + i / LEAF_BITS % LEAF_BITS, 1);
-        sparse_bitmap_garbage_free(sparse_bitmap_take_garbage(b));
-    }
+    change_in_leaves(b, 0, true);
+    change_in_leaves(b, 1000, true);
     ck_assert_uint_eq(sparse_bitmap_count(b), TIB_BLOCKS);
     ck_assert_uint_eq(sparse_bitmap_memory(b), empty);
     sparse_bitmap_free(b);
@@ -558,6 +750,8 @@ int main(void)
     tcase_set_timeout(tc, 60);
     tcase_add_loop_test(tc, test_random, 0, G_N_ELEMENTS(sizes));
     tcase_add_loop_test(tc, test_random_high, 0, G_N_ELEMENTS(scales));
+    tcase_add_loop_test(tc, test_slabs, 0, 3);
+    tcase_add_test(tc, test_no_slab);
     tcase_add_test(tc, test_word_count);
     tcase_add_test(tc, test_boundaries);
     tcase_add_test(tc, test_huge);

@@ -261,7 +261,7 @@ END_TEST
 /* What a leaf of the bitmaps stands for */
 #define LEAF (4096 * B)
 
-/* Odd blocks of data in one leaf, and a page look in another */
+/* Odd blocks of data in two leaves, one of which needs words; and a page look */
 static uint64_t fill_two_leaves(uint64_t limit)
 {
     StatusCacheStats s;
@@ -270,6 +270,8 @@ static uint64_t fill_two_leaves(uint64_t limit)
     status_cache_unref(cache);
     cache = new_cache(64 * LEAF, limit, STATUS_CACHE_ON);
     do_write(B, B);
+    do_write(3 * B, B);
+    do_write(LEAF + 3 * B, B);
     status_cache_probe_begin(cache, &p, 8 * LEAF, LEAF);
     status_cache_set_looked(cache, &p, 8 * LEAF, B);
     status_cache_probe_end(cache, &p);
@@ -315,7 +317,8 @@ START_TEST(what_is_given_back_evicts_nothing)
     ck_assert_uint_eq(s.memory, limit);
     ck_assert_uint_eq(s.evictions, 0);
     ck_assert(looked(8 * LEAF));
-    do_write(2 * LEAF, B); /* one more */
+    do_write(2 * LEAF, B);
+    do_write(2 * LEAF + 2 * B, B); /* one more */
     ck_assert(!looked(8 * LEAF));
 }
 END_TEST
