@@ -9,9 +9,9 @@
  *
  * To wake another thread takes longer than many a request. While requests are
  * done at once, a thread therefore keeps the turn while it does one, at the
- * risk that this one is slow. A read that the page cache does not have tells so
- * beforehand, and its thread gives the turn away; from any other that is slow the
- * watch (nbd-conn.c) takes it. Replies to these may wait for each other, as long
+ * risk that this one is slow. For a flush it never does; a read that the page cache
+ * does not have tells so beforehand, and its thread gives the turn away; from any
+ * other that is slow the watch (nbd-conn.c) takes it. Replies to these may wait for each other, as long
  * as further requests are there (nbd-out.c).
  *
  * A crew begins with one thread, which does the handshake, and never has fewer.
@@ -246,13 +246,18 @@ static int64_t run_request(NbdThread *thread, bool keeps)
     return took;
 }
 
+/* Will it wait for the disk, for certain? */
+static bool is_long(const NbdConn *conn, const NbdRequest *req)
+{
+    return req->type == NBD_CMD_FLUSH || (req->flags & NBD_CMD_FLAG_FUA) ||
+           (req->type == NBD_CMD_WRITE && conn->exp->common.writethrough);
+}
+
 /* Is it to be expected that it takes no time? */
 static bool is_short(const NbdConn *conn, const NbdRequest *req)
 {
-    return req->length <= NBD_OUT_BYTES &&
-           (req->type == NBD_CMD_READ ||
-            (req->type == NBD_CMD_WRITE && !conn->exp->common.writethrough &&
-             !(req->flags & NBD_CMD_FLAG_FUA)));
+    return req->length <= NBD_OUT_BYTES && !is_long(conn, req) &&
+           (req->type == NBD_CMD_READ || req->type == NBD_CMD_WRITE);
 }
 
 /* While @thread has the turn: send what waits. Does it have the turn still? */
@@ -294,7 +299,7 @@ static bool do_request(NbdThread *thread)
     bool mine = false;
 
     __atomic_store_n(&thread->may_hold, 0, __ATOMIC_RELAXED);
-    if (keeps_turn(conn)) {
+    if (keeps_turn(conn) && !is_long(conn, &thread->req)) {
         mine = do_keeping_turn(thread);
     } else {
         pass_turn(conn);

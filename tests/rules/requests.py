@@ -54,6 +54,8 @@ BREAKS = [
         pass_turn(conn);
     }
     send_waiting(conn);''', '    send_waiting(conn);'),
+    (CREW, 'flush-turn', 'who flushes gives the turn away',
+     'keeps_turn(conn) && !is_long(conn, &thread->req)', 'keeps_turn(conn)'),
     (CREW, 'nowait-send', 'who has to wait sends what waits',
      '''        pass_turn(conn);
     }

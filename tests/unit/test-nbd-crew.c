@@ -168,6 +168,30 @@ START_TEST(test_reads_that_wait)
 }
 END_TEST
 
+/* So do flushes, and writes that include one. */
+START_TEST(test_flushes_wait)
+{
+    uint8_t data[512] = { 0 };
+    int fd;
+
+    nbd_limits.patience_us = G_TIME_SPAN_DAY;
+    fake_hold(true);
+    fd = peer_open("rw", false);
+    peer_request(fd, 0, NBD_CMD_FLUSH, 0, 0, 0);
+    peer_request(fd, NBD_CMD_FLAG_FUA, NBD_CMD_WRITE, 1, 0, sizeof(data));
+    peer_send(fd, data, sizeof(data));
+    peer_request(fd, 0, NBD_CMD_READ, 2, 0, 512);
+    fake_wait_in_flight(3);
+    fake_hold(false);
+    for (int i = 0; i < 3; i++) {
+        if (peer_simple_reply(fd, NBD_SUCCESS) == 2) {
+            peer_recv(fd, data, sizeof(data));
+        }
+    }
+    close(fd);
+}
+END_TEST
+
 /* Let a request pass, and send another in its place. */
 static void one_step(const int fds[2], const uint64_t offsets[2])
 {
@@ -556,6 +580,7 @@ int main(void)
     tcase_add_test(crews, test_idle_helpers_leave);
     tcase_add_test(crews, test_slow_requests_in_parallel);
     tcase_add_loop_test(crews, test_reads_that_wait, 0, 2);
+    tcase_add_test(crews, test_flushes_wait);
     tcase_add_test(crews, test_helpers_are_shared);
     tcase_add_test(crews, test_no_helpers);
     tcase_add_test(crews, test_client_vanishes);
