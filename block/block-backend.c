@@ -16,10 +16,13 @@
 
 #include "block/block-stats.h"
 #include "block/graph-int.h"
+#include "block/guest-use.h"
 #include "util/iov.h"
 #include "util/trace.h"
 
 #define GATE_CLOSED 0x80000000u
+
+int64_t guest_use_us = INT64_MIN / 2;
 
 struct BlockBackend {
     char *user;
@@ -369,10 +372,21 @@ static int64_t now_ns(void)
     return ts.tv_sec * INT64_C(1000000000) + ts.tv_nsec;
 }
 
+/* A request begins or ends: when? */
+static int64_t note_use(const BlockBackend *blk)
+{
+    int64_t ns = now_ns();
+
+    if (!blk->is_job) {
+        guest_use_note(ns / 1000);
+    }
+    return ns;
+}
+
 static void account(BlockBackend *blk, RequestKind kind, int64_t offset,
                     int64_t bytes, int64_t start_ns, int ret)
 {
-    request_counters_add(&blk->counters, kind, bytes, now_ns() - start_ns,
+    request_counters_add(&blk->counters, kind, bytes, note_use(blk) - start_ns,
                          ret == 0);
     if (ret == 0 && (kind == REQ_WRITE || kind == REQ_ZERO) && bytes > 0) {
         counter_max(&blk->wr_highest_offset, offset + bytes);
@@ -523,7 +537,7 @@ static bool may_write(BlockBackend *blk)
 static int transfer(BlockBackend *blk, RequestKind kind, int64_t offset,
                     int64_t bytes, const struct iovec *iov, int niov, int flags)
 {
-    int64_t start_ns = now_ns();
+    int64_t start_ns = note_use(blk);
     Request req;
     int ret;
 
@@ -579,7 +593,7 @@ int blk_pwrite(BlockBackend *blk, int64_t offset, int64_t bytes,
 static int zero_or_discard(BlockBackend *blk, RequestKind kind, int64_t offset,
                            int64_t bytes, int flags)
 {
-    int64_t start_ns = now_ns();
+    int64_t start_ns = note_use(blk);
     int64_t done = 0;
     int ret;
 
@@ -621,7 +635,7 @@ int blk_pdiscard(BlockBackend *blk, int64_t offset, int64_t bytes)
 
 int blk_flush(BlockBackend *blk)
 {
-    int64_t start_ns = now_ns();
+    int64_t start_ns = note_use(blk);
     Request req;
     int ret = request_begin(&req, blk, 0, 0);
 

@@ -4,8 +4,8 @@
 The file, name, what is taken out, the text to find, the text to put there
 """
 from sources import (
-    JOB, JOB_END, JOB_ERROR, JOB_VERBS, MIRROR, START, COMMIT, MIRROR_TOP, COPY,
-    PICK, MIRROR_ERROR, ACTIVE, PERMISSIONS, SNAPSHOT, TRANSACTION, VERIFY)
+    JOB, JOB_END, JOB_ERROR, JOB_VERBS, PACE, MIRROR, START, COMMIT, MIRROR_TOP,
+    COPY, PICK, MIRROR_ERROR, ACTIVE, PERMISSIONS, SNAPSHOT, TRANSACTION, VERIFY)
 
 BREAKS = [
     (PICK, 'mirror-1', 'a range is in one hand at a time',
@@ -243,4 +243,29 @@ BREAKS = [
      'CLAMP(speed / SPEED_SLICES, MIN_BYTES, MAX_BYTES)', 'MAX_BYTES'),
     (VERIFY, 'verify-progress', 'what is not zero any more is done',
      'if (left < s->left) {', 'if (!cache) {'),
+    (PACE, 'pace-window', 'beside guests little is in flight',
+     'p->bytes + job_pace_request(p, now_us) <= p->window', 'p->bytes >= 0'),
+    (PACE, 'pace-two', 'but two requests always are',
+     'p->n < 2', 'p->n < 1'),
+    (PACE, 'pace-request', 'and they are short',
+     'MIN(MAX(p->window / REQUESTS, MIN_REQUEST), p->max_request)',
+     'p->max_request'),
+    (PACE, 'pace-alone', 'alone a job has all that it may have',
+     'return now_us - guest_use_last() >= GUESTS_US;', 'return false;'),
+    (PACE, 'pace-gain', 'more is in flight only if that is faster',
+     'rate >= p->rate * GAIN', 'rate > 0'),
+    (PACE, 'pace-up', 'and if it is', 'rate >= p->rate * GAIN', 'false'),
+    (PACE, 'pace-down', 'less is if that is not slower',
+     'rate * GAIN >= p->rate', 'false'),
+    (PACE, 'pace-slower', 'and not if it is',
+     'rate * GAIN >= p->rate', 'rate > 0'),
+    (PACE, 'pace-wait', 'trials that change nothing become rare',
+     'MIN(2 * p->wait_us, MAX_WAIT_US)', 'MIN_WAIT_US'),
+    (PACE, 'pace-idle', 'time in which nothing is in flight does not count',
+     'p->since_us += now_us - p->idle_us;', ''),
+    (PACE, 'pace-skip', 'what was in flight before a trial does not count',
+     'p->skip = p->bytes;', 'p->skip = 0;'),
+    (PACE, 'pace-again', 'a guest that comes back finds little in flight',
+     '''        p->phase = JOB_PACE_ALONE;
+        p->window = MIN_WINDOW;''', '        p->phase = JOB_PACE_ALONE;'),
 ]

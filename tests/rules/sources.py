@@ -33,6 +33,7 @@ KIN = 'block/disk-kin.c'
 JOB = 'block/job.c'
 JOB_END = 'block/job-end.c'
 JOB_ERROR = 'block/job-error.c'
+PACE = 'block/job-pace.c'
 JOB_VERBS = 'block/job-verbs.c'
 MIRROR = 'block/mirror.c'
 START = 'block/mirror-start.c'
@@ -100,6 +101,7 @@ TESTS = {
     SNAPSHOT: ('transaction',),
     TRANSACTION: ('transaction',),
     JOB_ERROR: ('job-error',),
+    PACE: ('job-pace',),
     JOB_VERBS: ('job-error', 'job'),
     MIRROR: ('mirror-options', 'mirror-chain', 'commit', 'mirror-active',
              'mirror-error', 'mirror', 'mirror-end'),
