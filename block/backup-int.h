@@ -7,6 +7,7 @@
 #include "block/block-copy.h"
 #include "block/block-int.h"
 #include "block/dirty-bitmap.h"
+#include "block/job-pace.h"
 #include "block/job-workers.h"
 #include "util/thread.h"
 
@@ -15,6 +16,7 @@ typedef struct BackupJob BackupJob;
 typedef struct BackupWorker {
     BackupJob *s;
     BlockCopyOp op;
+    int64_t paced; /* bytes of it that count at s->pace */
 } BackupWorker;
 
 struct BackupJob {
@@ -36,7 +38,7 @@ struct BackupJob {
     JobWorkers threads;
 
     Mutex lock;
-    Cond turn;    /* workers that wait for their turn to choose; broadcast */
+    Cond turn;    /* workers that wait for their turn to choose; signal */
     Cond chooser; /* the one whose turn it is; broadcast */
     Cond quiet;   /* in_flight has become 0; broadcast */
 
@@ -46,6 +48,7 @@ struct BackupJob {
     bool stopped;  /* the hold is for an error; the coordinator is to rest */
     bool quit;
     unsigned in_flight;
+    JobPace pace;     /* of what workers read and write */
     unsigned changes; /* how often something was given up by who copied it */
     int64_t retry_us; /* choose nothing before: an error was ignored */
     int64_t cursor;

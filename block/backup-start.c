@@ -234,6 +234,7 @@ static bool set_up(BackupJob *s, const BackupOptions *options,
         !attach(s, errp)) {
         return false;
     }
+    job_pace_init(&s->pace, s->n_workers, block_copy_max_data(s->bc));
     job_add_node(s->job, s->filter);
     job_add_node(s->job, s->target_bs);
     s->bitmap = bitmap;

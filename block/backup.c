@@ -102,11 +102,13 @@ static bool may_choose(BackupJob *s)
     return !s->quit && !s->hold && s->ret == 0;
 }
 
-static int64_t max_data(BackupJob *s)
+/* Lock held */
+static int64_t max_data(BackupJob *s, int64_t now_us)
 {
     int64_t speed = job_speed(s->job);
+    int64_t max = job_pace_request(&s->pace, now_us);
 
-    return speed > 0 ? MAX(speed / SPEED_SLICES, 1) : INT64_MAX;
+    return speed > 0 ? MIN(MAX(speed / SPEED_SLICES, 1), max) : max;
 }
 
 /* What the filter stands on. Inside its gate */
@@ -116,10 +118,11 @@ static BlockDriverState *source(BackupJob *s)
 }
 
 /*
- * Something to copy; @w is inside the gate then. False: there is nothing that nobody
- * has in hand, or -errno by *@ret.
+ * Something to copy, at most @max bytes of data; @w is inside the gate then. False:
+ * there is nothing that nobody has in hand, or -errno by *@ret.
  */
-static bool choose(BackupJob *s, BackupWorker *w, int64_t *cursor, int *ret)
+static bool choose(BackupJob *s, BackupWorker *w, int64_t max, int64_t *cursor,
+                   int *ret)
 {
     BlockCopyOp *op = &w->op;
 
@@ -131,18 +134,31 @@ static bool choose(BackupJob *s, BackupWorker *w, int64_t *cursor, int *ret)
         blk_leave(s->blk);
         return false;
     }
-    block_copy_look(s->bc, source(s), op, max_data(s));
+    block_copy_look(s->bc, source(s), op, max);
     *cursor = op->offset + op->bytes;
-    if (op->kind == BLOCK_COPY_DATA ||
-        (op->kind == BLOCK_COPY_ZERO && op->plain)) {
-        job_ratelimit_charge(s->job, op->bytes);
-    }
     return true;
 }
 
-/* Lock held */
-static void finish(BackupJob *s)
+/* Lock held, and so is w->op, by @w */
+static void charge(BackupJob *s, BackupWorker *w)
 {
+    const BlockCopyOp *op = &w->op;
+
+    if (op->kind == BLOCK_COPY_DATA ||
+        (op->kind == BLOCK_COPY_ZERO && op->plain)) {
+        job_ratelimit_charge(s->job, op->bytes);
+        w->paced = op->bytes;
+        job_pace_begin(&s->pace, op->bytes, g_get_monotonic_time());
+    }
+}
+
+/* Lock held */
+static void finish(BackupJob *s, BackupWorker *w)
+{
+    if (w->paced > 0) {
+        job_pace_end(&s->pace, w->paced, g_get_monotonic_time());
+        w->paced = 0;
+    }
     if (--s->in_flight == 0) {
         job_set_busy(s->job, false);
         cond_broadcast(&s->quiet);
@@ -159,6 +175,7 @@ static bool take_turn(BackupJob *s, BackupWorker *w)
         int64_t until = MAX(s->retry_us, delay > 0 ? now + delay : 0);
         unsigned changes = s->changes;
         int64_t cursor = s->cursor;
+        int64_t max;
         bool chosen;
         int ret;
 
@@ -166,17 +183,19 @@ static bool take_turn(BackupJob *s, BackupWorker *w)
             cond_wait_until(&s->chooser, &s->lock, until);
             continue;
         }
+        max = max_data(s, now);
         /* In flight from before it holds something: a pause waits for it. */
         s->in_flight++;
         mutex_unlock(&s->lock);
-        chosen = choose(s, w, &cursor, &ret);
+        chosen = choose(s, w, max, &cursor, &ret);
         mutex_lock(&s->lock);
         s->cursor = cursor;
         if (chosen) {
+            charge(s, w);
             job_set_busy(s->job, true);
             return true;
         }
-        finish(s);
+        finish(s, w);
         if (ret < 0) {
             /* Cancelled */
             fail(s, ret);
@@ -186,6 +205,12 @@ static bool take_turn(BackupJob *s, BackupWorker *w)
         }
     }
     return false;
+}
+
+/* Lock held */
+static bool may_begin(BackupJob *s)
+{
+    return job_pace_may_begin(&s->pace, g_get_monotonic_time());
 }
 
 static void *worker(void *opaque)
@@ -199,16 +224,20 @@ static void *worker(void *opaque)
         bool chosen;
         int ret;
 
-        if (s->choosing || !may_choose(s)) {
+        /* Who waits for others' requests to end is woken by who begins one and
+         * finds that there is room for more. */
+        if (s->choosing || !may_choose(s) || !may_begin(s)) {
             cond_wait(&s->turn, &s->lock);
             continue;
         }
         s->choosing = true;
         chosen = take_turn(s, w);
         s->choosing = false;
-        cond_broadcast(&s->turn);
         if (!chosen) {
             continue;
+        }
+        if (may_begin(s)) {
+            cond_signal(&s->turn);
         }
         mutex_unlock(&s->lock);
         ret = block_copy_do(s->bc, source(s), &w->op);
@@ -220,7 +249,7 @@ static void *worker(void *opaque)
         block_copy_give_up(s->bc, &w->op);
         blk_leave(s->blk);
         mutex_lock(&s->lock);
-        finish(s);
+        finish(s, w);
     }
     mutex_unlock(&s->lock);
     block_copy_op_destroy(&w->op);

@@ -142,6 +142,11 @@ int64_t block_copy_length(const BlockCopy *bc)
     return bc->length;
 }
 
+int64_t block_copy_max_data(const BlockCopy *bc)
+{
+    return bc->max_data;
+}
+
 /* Lock held */
 static void update_count(BlockCopy *bc)
 {

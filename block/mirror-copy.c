@@ -144,7 +144,7 @@ static void make_plain(MirrorJob *s, MirrorWorker *w, int64_t offset,
 
     *bytes = MIN(*bytes, mirror_max_data_bytes(s));
     give_back(s, w, offset + *bytes);
-    job_ratelimit_charge(s->job, *bytes);
+    mirror_charge(s, w, *bytes);
 }
 
 /* A request as long as one of data at a time, as long as anybody wants it */
@@ -267,6 +267,9 @@ static void finish(MirrorJob *s, MirrorWorker *w, int ret, bool is_read)
     }
     range_lock_release(s->ranges, &w->hold);
     mirror_leave_source(s, w);
+    if (w->op.paced > 0) {
+        job_pace_end(&s->pace, w->op.paced, g_get_monotonic_time());
+    }
     mirror_settle(s, done, done);
     if (--s->in_flight == 0) {
         job_set_busy(s->job, false);
@@ -278,6 +281,12 @@ static void finish(MirrorJob *s, MirrorWorker *w, int ret, bool is_read)
     }
     /* What was dirty in our range may be picked now. */
     cond_signal(&s->picker);
+}
+
+/* Lock held */
+static bool may_begin(MirrorJob *s)
+{
+    return s->drained || job_pace_may_begin(&s->pace, g_get_monotonic_time());
 }
 
 static void *worker(void *opaque)
@@ -292,7 +301,9 @@ static void *worker(void *opaque)
         bool picked;
         int ret;
 
-        if (s->picking || s->hold || s->ret < 0) {
+        /* Who waits for others' requests to end is woken by who begins one and
+         * finds that there is room for more. */
+        if (s->picking || s->hold || s->ret < 0 || !may_begin(s)) {
             cond_wait(&s->pickers, &s->lock);
             continue;
         }
@@ -307,7 +318,9 @@ static void *worker(void *opaque)
             finish(s, w, 0, false);
             continue;
         }
-        cond_signal(&s->pickers);
+        if (may_begin(s)) {
+            cond_signal(&s->pickers);
+        }
         mutex_unlock(&s->lock);
         ret = w->op.zero ? write_zeroes(w) : copy_data(w, &w->op, &is_read);
         mutex_lock(&s->lock);

@@ -8,6 +8,7 @@
 #include "block/block-int.h"
 #include "block/copy-target.h"
 #include "block/dirty-bitmap.h"
+#include "block/job-pace.h"
 #include "block/job-workers.h"
 #include "block/mirror.h"
 #include "block/range-lock.h"
@@ -22,6 +23,7 @@ typedef struct MirrorOp {
     int64_t offset, bytes;
     bool zero;
     bool past_gate; /* of the source: it is drained, or the worker inside */
+    int64_t paced;  /* bytes that count at s->pace */
 } MirrorOp;
 
 /*
@@ -101,6 +103,7 @@ struct MirrorJob {
     uint64_t rounds;
     unsigned in_flight;
     int64_t in_flight_bytes;
+    JobPace pace;         /* of what is read and written */
     int ret;              /* the first error that is reported */
     SparseBitmap *failed; /* granules; and they have not been copied since */
     /* Granules of the target that read as zeroes */
@@ -210,6 +213,9 @@ void mirror_watch(MirrorJob *s, int64_t remaining, bool gather,
 
 /* The longest request that is written like data, in whole granules. Lock held */
 int64_t mirror_max_data_bytes(MirrorJob *s);
+/* @w copies, or writes like data, so many @bytes: they count for the job's speed and
+ * its pace. Lock held */
+void mirror_charge(MirrorJob *s, MirrorWorker *w, int64_t bytes);
 /* How many granules @bytes from the disk's start take */
 int64_t mirror_granules(MirrorJob *s, int64_t bytes);
 /*

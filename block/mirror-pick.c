@@ -102,10 +102,22 @@ int64_t mirror_max_data_bytes(MirrorJob *s)
     int64_t speed = job_speed(s->job);
     int64_t max = s->buf_bytes;
 
+    if (!s->drained) {
+        max = job_pace_request(&s->pace, g_get_monotonic_time());
+    }
     if (speed > 0) {
         max = MIN(max, speed / SPEED_SLICES);
     }
     return MAX(round_down(max, s->granularity), s->granularity);
+}
+
+void mirror_charge(MirrorJob *s, MirrorWorker *w, int64_t bytes)
+{
+    g_assert(w->op.paced == 0);
+    job_ratelimit_charge(s->job, bytes);
+    /* No more than a buffer of it is at a disk at a time. */
+    w->op.paced = MIN(bytes, s->buf_bytes);
+    job_pace_begin(&s->pace, w->op.paced, g_get_monotonic_time());
 }
 
 /* Rule 2. Lock held, and so is the range. */
@@ -209,7 +221,7 @@ static void classify(MirrorJob *s, MirrorWorker *w)
     if (!op->zero) {
         /* Rule 4 */
         target_zero_clear(&s->target_zero, op->offset, op->bytes);
-        job_ratelimit_charge(s->job, op->bytes);
+        mirror_charge(s, w, op->bytes);
     }
 }
 
@@ -368,6 +380,7 @@ bool mirror_pick(MirrorJob *s, MirrorWorker *w)
         return false;
     }
     op->zero = false;
+    op->paced = 0;
     op->past_gate = s->drained || w->inside;
     if (s->in_flight++ == 0) {
         job_set_busy(s->job, true);

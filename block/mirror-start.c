@@ -174,6 +174,7 @@ static void set_sizes(MirrorJob *s, const MirrorOptions *options)
     }
     s->buf_bytes = bytes;
     s->n_workers = MIN(s->buf_size / bytes, JOB_MAX_WORKERS);
+    job_pace_init(&s->pace, s->n_workers, s->buf_bytes);
 }
 
 static BlockBackend *attach(MirrorJob *s, BlockDriverState *bs, uint64_t perm,

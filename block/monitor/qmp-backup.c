@@ -31,7 +31,8 @@ static const SchemaType backup_perf_type = {
                      "false, the default." },
             { "max-workers", &schema_int, .optional = true,
               .doc = "Requests in flight at most; never more than 16, whatever "
-                     "is said. Default: 64." },
+                     "is said, and fewer while clients of exports use disks, "
+                     "unless that is much slower. Default: 64." },
             { "max-chunk", &schema_int, .optional = true,
               .doc = "Bytes of data in one request at most; never more than 1 "
                      "MiB, or one cluster of the target if that is longer. "

@@ -43,7 +43,9 @@ static const SchemaType blockdev_mirror_type = {
                   "the target has smaller clusters, but 4 KiB at least." },
             { "buf-size", &schema_int, .optional = true,
               .doc = "Bytes of data in flight at most, rounded up to 64 KiB: "
-                     "16 requests share them. Up to 1 GiB; default: 16 MiB." },
+                     "16 requests share them. While clients of exports use "
+                     "disks it is less, unless that is much slower. Up to 1 "
+                     "GiB; default: 16 MiB." },
             { "on-source-error", &blockdev_on_error_type, .optional = true,
               .doc = "What to do if the device cannot be read. What fails is "
                      "copied later: the job is not ready, or is not completed, "

@@ -38,6 +38,8 @@ BlockCopy *block_copy_new(const BlockCopyOptions *options, GError **errp);
 void block_copy_free(BlockCopy *bc);
 int64_t block_copy_cluster(const BlockCopy *bc);
 int64_t block_copy_length(const BlockCopy *bc);
+/* The longest request of data, bytes */
+int64_t block_copy_max_data(const BlockCopy *bc);
 
 /* All clusters that the range touches are to be copied. */
 void block_copy_add(BlockCopy *bc, int64_t offset, int64_t bytes);

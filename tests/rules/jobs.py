@@ -5,7 +5,8 @@ The file, name, what is taken out, the text to find, the text to put there
 """
 from sources import (
     JOB, JOB_END, JOB_ERROR, JOB_VERBS, PACE, MIRROR, START, COMMIT, MIRROR_TOP,
-    COPY, PICK, MIRROR_ERROR, ACTIVE, PERMISSIONS, SNAPSHOT, TRANSACTION, VERIFY)
+    COPY, PICK, MIRROR_ERROR, ACTIVE, PERMISSIONS, SNAPSHOT, TRANSACTION, VERIFY,
+    BACKUP, BACKEND)
 
 BREAKS = [
     (PICK, 'mirror-1', 'a range is in one hand at a time',
@@ -124,7 +125,7 @@ BREAKS = [
     (COPY, 'mirror-zero-plain', 'zeroes that must be written are few at once',
      '*bytes = MIN(*bytes, mirror_max_data_bytes(s));', ''),
     (COPY, 'mirror-zero-speed', 'zeroes that must be written count',
-     'job_ratelimit_charge(s->job, *bytes);', ''),
+     'mirror_charge(s, w, *bytes);', ''),
     (COPY, 'mirror-zero-pace', 'zero-writes that take long are given up',
      'if (g_get_monotonic_time() > until_us)', 'if (0)'),
     (COPY, 'mirror-zero-length', 'zero-writes are no longer than is fast',
@@ -268,4 +269,44 @@ BREAKS = [
     (PACE, 'pace-again', 'a guest that comes back finds little in flight',
      '''        p->phase = JOB_PACE_ALONE;
         p->window = MIN_WINDOW;''', '        p->phase = JOB_PACE_ALONE;'),
+    (COPY, 'mirror-pace', 'a mirror keeps to its pace',
+     's->ret < 0 || !may_begin(s)) {', 's->ret < 0) {'),
+    (COPY, 'mirror-pace-room', 'where there is room the next one begins',
+     '''        if (may_begin(s)) {
+            cond_signal(&s->pickers);
+        }
+''', ''),
+    (COPY, 'mirror-pace-rest', 'but not while guests stand still',
+     'return s->drained || job_pace', 'return job_pace'),
+    (COPY, 'mirror-pace-zeroes', 'zeroes that are written like data count',
+     'mirror_charge(s, w, *bytes);', 'job_ratelimit_charge(s->job, *bytes);'),
+    (COPY, 'mirror-pace-end', 'what has ended is not in flight',
+     '''        job_pace_end(&s->pace, w->op.paced, g_get_monotonic_time());
+''', ''),
+    (PICK, 'mirror-pace-request', 'its requests are short beside guests',
+     'max = job_pace_request(&s->pace, g_get_monotonic_time());', ''),
+    (PICK, 'mirror-pace-long', 'and long while guests stand still',
+     '''    if (!s->drained) {
+        max = job''', '''    if (s->job) {
+        max = job'''),
+    (BACKUP, 'backup-pace', 'a backup keeps to its pace',
+     '!may_choose(s) || !may_begin(s)) {', '!may_choose(s)) {'),
+    (BACKUP, 'backup-pace-room', 'where there is room the next one begins',
+     '''        if (may_begin(s)) {
+            cond_signal(&s->turn);
+        }
+''', ''),
+    (BACKUP, 'backup-pace-request', 'its requests are short beside guests',
+     'int64_t max = job_pace_request(&s->pace, now_us);',
+     'int64_t max = INT64_MAX;'),
+    (BACKEND, 'guest-noted', 'what guests do is noted',
+     '''    if (!blk->is_job) {
+        guest_use_note''', '''    if (!blk) {
+        guest_use_note'''),
+    (BACKEND, 'guest-noted-end', 'when it has ended, too',
+     'note_use(blk) - start_ns', 'now_ns() - start_ns'),
+    (BACKEND, 'guest-noted-job', 'and what jobs do is not',
+     '''    if (!blk->is_job) {
+        guest_use_note''', '''    if (blk) {
+        guest_use_note'''),
 ]

@@ -31,6 +31,7 @@ struct MemDisk {
     int64_t broken_at[MEM_REQUESTS]; /* -1: everywhere */
     int broken[MEM_REQUESTS];        /* errno; 0: not broken */
     bool held, let_go;
+    bool frozen[MEM_REQUESTS];
 };
 
 static int64_t new_length;
@@ -76,6 +77,9 @@ static int begin(MemDisk *disk, MemRequest kind, int64_t offset, int64_t bytes)
     n = disk->count[kind]++;
     disk->bytes[kind] += bytes;
     cond_broadcast(&disk->changed);
+    while (disk->frozen[kind]) {
+        cond_wait(&disk->changed, &disk->lock);
+    }
     if (n == disk->hold_at[kind]) {
         disk->held = true;
         while (!disk->let_go) {
@@ -375,13 +379,39 @@ void mem_disk_let_go(MemDisk *disk)
     cond_broadcast(&disk->changed);
 }
 
-void mem_disk_wait_count(MemDisk *disk, MemRequest kind, int64_t count)
+void mem_disk_freeze(MemDisk *disk, MemRequest kind)
 {
     MUTEX_GUARD(&disk->lock);
+    disk->frozen[kind] = true;
+}
 
-    while (disk->count[kind] < count) {
-        cond_wait(&disk->changed, &disk->lock);
+void mem_disk_thaw(MemDisk *disk, MemRequest kind)
+{
+    MUTEX_GUARD(&disk->lock);
+    disk->frozen[kind] = false;
+    cond_broadcast(&disk->changed);
+}
+
+static bool wait_count(MemDisk *disk, MemRequest kind, int64_t count,
+                       int64_t deadline_us)
+{
+    bool in_time = true;
+
+    MUTEX_GUARD(&disk->lock);
+    while (disk->count[kind] < count && in_time) {
+        in_time = cond_wait_until(&disk->changed, &disk->lock, deadline_us);
     }
+    return disk->count[kind] >= count;
+}
+
+void mem_disk_wait_count(MemDisk *disk, MemRequest kind, int64_t count)
+{
+    wait_count(disk, kind, count, INT64_MAX);
+}
+
+bool mem_disk_await_count(MemDisk *disk, MemRequest kind, int64_t count)
+{
+    return wait_count(disk, kind, count, g_get_monotonic_time() + 100 * 1000);
 }
 
 void mem_disk_after_write(MemDisk *disk, void (*func)(void *opaque))

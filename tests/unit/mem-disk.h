@@ -47,8 +47,13 @@ void mem_disk_break(MemDisk *disk, MemRequest kind, int64_t offset, int error);
 void mem_disk_hold(MemDisk *disk, MemRequest kind, int n);
 void mem_disk_wait_held(MemDisk *disk);
 void mem_disk_let_go(MemDisk *disk);
+/* All requests of that kind that begin from now on are held, until they are not. */
+void mem_disk_freeze(MemDisk *disk, MemRequest kind);
+void mem_disk_thaw(MemDisk *disk, MemRequest kind);
 /* Wait until so many requests of that kind have begun. */
 void mem_disk_wait_count(MemDisk *disk, MemRequest kind, int64_t count);
+/* The same, but not for long. False: there were fewer */
+bool mem_disk_await_count(MemDisk *disk, MemRequest kind, int64_t count);
 /* @func is called after each write, by whoever writes; nothing is in flight. */
 void mem_disk_after_write(MemDisk *disk, void (*func)(void *opaque));
 
