@@ -222,12 +222,30 @@ static __attribute__((noinline)) uint64_t find(const SparseBitmap *bitmap,
     return found < stop ? found : find_beyond(bitmap, stop, end, value);
 }
 
-/* The word of the slab that is remembered, from bit @bit on */
-static inline uint64_t word_at(const SparseBitmap *bitmap, uint64_t bit)
+/* The word of the slab that is remembered in which bit @bit is */
+static inline const uint64_t *word_at(const SparseBitmap *bitmap, uint64_t bit)
 {
-    const uint64_t *words = bitmap->slab->words;
+    return bitmap->slab->words + bit / WORD_BITS % (SLAB_LEAVES * LEAF_WORDS);
+}
 
-    return words[bit / WORD_BITS % (SLAB_LEAVES * LEAF_WORDS)];
+/* The first bit that differs from @flip, in a word behind that of bit @start */
+static __attribute__((noinline)) uint64_t find_in_slab(
+    const SparseBitmap *bitmap, uint64_t start, uint64_t end, uint64_t flip)
+{
+    const uint64_t *first = word_at(bitmap, start), *word = first;
+    const uint64_t *last =
+        first + (LEAF_WORDS - 1 - start / WORD_BITS % LEAF_WORDS);
+
+    start -= start % WORD_BITS;
+    while (word < last) {
+        uint64_t bits = *++word ^ flip;
+
+        if (bits) {
+            return MIN(end, start + (word - first) * WORD_BITS +
+                                __builtin_ctzll(bits));
+        }
+    }
+    return find_beyond(bitmap, leaf_end(start), end, !flip);
 }
 
 /* In busy parts most answers are in the first word. */
@@ -236,12 +254,11 @@ static inline uint64_t find_near(const SparseBitmap *bitmap, uint64_t start,
 {
     g_assert(start <= end && end <= bitmap->nbits);
     if (is_in_slab(bitmap, start)) {
-        uint64_t word = word_at(bitmap, start);
+        uint64_t flip = value ? 0 : UINT64_MAX;
+        uint64_t word = (*word_at(bitmap, start) ^ flip) >> start % WORD_BITS;
 
-        word = (value ? word : ~word) >> start % WORD_BITS;
-        if (G_LIKELY(word)) {
-            return MIN(end, start + __builtin_ctzll(word));
-        }
+        return word ? MIN(end, start + __builtin_ctzll(word))
+                    : find_in_slab(bitmap, start, end, flip);
     }
     return find(bitmap, start, end, value);
 }
@@ -291,16 +308,17 @@ uint64_t sparse_bitmap_next_change(const SparseBitmap *bitmap, uint64_t start,
 {
     g_assert(start < end && end <= bitmap->nbits);
     if (is_in_slab(bitmap, start)) {
-        uint64_t word = word_at(bitmap, start);
-        uint64_t other = -(word >> start % WORD_BITS & 1);
+        uint64_t word = *word_at(bitmap, start);
+        uint64_t flip = -(word >> start % WORD_BITS & 1);
 
-        word = (word ^ other) >> start % WORD_BITS;
+        word = (word ^ flip) >> start % WORD_BITS;
+        if (value) {
+            *value = flip;
+        }
         if (G_LIKELY(word)) {
-            if (value) {
-                *value = other;
-            }
             return MIN(end, start + __builtin_ctzll(word));
         }
+        return find_in_slab(bitmap, start, end, flip);
     }
     return find_change(bitmap, start, end, value);
 }
