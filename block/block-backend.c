@@ -56,21 +56,27 @@ static __thread BlockBackend *request_blk;
 
 /* ---- the gate ----------------------------------------------------------- */
 
+/* False: it is closed. */
+static bool gate_try_enter(BlockBackend *blk)
+{
+    guint state = g_atomic_int_get(&blk->gate_state);
+
+    while (!(state & GATE_CLOSED)) {
+        if (g_atomic_int_compare_and_exchange(&blk->gate_state, state,
+                                              state + 1)) {
+            return true;
+        }
+        state = g_atomic_int_get(&blk->gate_state);
+    }
+    return false;
+}
+
 static int gate_enter(BlockBackend *blk)
 {
-    for (;;) {
-        guint state = g_atomic_int_get(&blk->gate_state);
-        int64_t since_us;
+    while (!gate_try_enter(blk)) {
+        int64_t since_us = g_get_monotonic_time();
         int ret = 0;
 
-        if (!(state & GATE_CLOSED)) {
-            if (g_atomic_int_compare_and_exchange(&blk->gate_state, state,
-                                                  state + 1)) {
-                return 0;
-            }
-            continue;
-        }
-        since_us = g_get_monotonic_time();
         mutex_lock(&blk->gate_lock);
         while (ret == 0 && blk->gate_closed) {
             ret = bdrv_wait(&blk->gate_opened, &blk->gate_lock, INT64_MAX,
@@ -82,6 +88,7 @@ static int gate_enter(BlockBackend *blk)
             return ret;
         }
     }
+    return 0;
 }
 
 static void gate_leave(BlockBackend *blk)
@@ -372,8 +379,7 @@ static int64_t now_ns(void)
     return ts.tv_sec * INT64_C(1000000000) + ts.tv_nsec;
 }
 
-/* A request begins or ends: when? */
-static int64_t note_use(const BlockBackend *blk)
+int64_t blk_note_use(const BlockBackend *blk)
 {
     int64_t ns = now_ns();
 
@@ -383,11 +389,11 @@ static int64_t note_use(const BlockBackend *blk)
     return ns;
 }
 
-static void account(BlockBackend *blk, RequestKind kind, int64_t offset,
-                    int64_t bytes, int64_t start_ns, int ret)
+void blk_account(BlockBackend *blk, RequestKind kind, int64_t offset,
+                 int64_t bytes, int64_t start_ns, int ret)
 {
-    request_counters_add(&blk->counters, kind, bytes, note_use(blk) - start_ns,
-                         ret == 0);
+    request_counters_add(&blk->counters, kind, bytes,
+                         blk_note_use(blk) - start_ns, ret == 0);
     if (ret == 0 && (kind == REQ_WRITE || kind == REQ_ZERO) && bytes > 0) {
         counter_max(&blk->wr_highest_offset, offset + bytes);
     }
@@ -434,11 +440,30 @@ bool bdrv_has_users(BlockDriverState *bs)
 
 /* ---- requests ----------------------------------------------------------- */
 
+static bool may_write(BlockBackend *blk)
+{
+    return g_atomic_int_get(&blk->writable);
+}
+
+/* Inside the gate: does the range lie within the disk? 0 or -errno */
+static int check_range(BlockBackend *blk, int64_t offset, int64_t bytes)
+{
+    int64_t length;
+
+    if (!blk->root) {
+        return -ENOMEDIUM;
+    }
+    length = bdrv_driver_getlength(blk->root->bs);
+    if (length < 0) {
+        return length;
+    }
+    return offset > length || bytes > length - offset ? -EIO : 0;
+}
+
 /* Enter the gate; the range must lie within the disk. */
 static int request_begin(Request *req, BlockBackend *blk, int64_t offset,
                          int64_t bytes)
 {
-    int64_t length;
     int ret;
 
     if (offset < 0 || bytes < 0) {
@@ -448,19 +473,15 @@ static int request_begin(Request *req, BlockBackend *blk, int64_t offset,
     if (ret < 0) {
         return ret;
     }
-    if (!blk->root) {
+    ret = check_range(blk, offset, bytes);
+    if (ret < 0) {
         gate_leave(blk);
-        return -ENOMEDIUM;
+        return ret;
     }
     *req = (Request){ .blk = blk,
                       .bs = blk->root->bs,
                       .outer = request_blk,
                       .outer_cancel = request_cancel };
-    length = bdrv_driver_getlength(req->bs);
-    if (length < 0 || offset > length || bytes > length - offset) {
-        gate_leave(blk);
-        return length < 0 ? length : -EIO;
-    }
     req->outer_within = bdrv_wait_within(request_cancel);
     request_cancel = blk->cancel;
     request_blk = blk;
@@ -473,6 +494,25 @@ static void request_end(Request *req)
     request_blk = req->outer;
     bdrv_wait_within(req->outer_within);
     gate_leave(req->blk);
+}
+
+BlockDriverState *blk_try_enter(BlockBackend *blk, RequestKind kind,
+                                int64_t offset, int64_t bytes)
+{
+    if (offset < 0 || bytes < 0 || (kind != REQ_READ && !may_write(blk)) ||
+        !gate_try_enter(blk)) {
+        return NULL;
+    }
+    if (check_range(blk, offset, bytes) < 0) {
+        gate_leave(blk);
+        return NULL;
+    }
+    return blk->root->bs;
+}
+
+void blk_leave_entered(BlockBackend *blk)
+{
+    gate_leave(blk);
 }
 
 int blk_enter(BlockBackend *blk)
@@ -529,15 +569,10 @@ void blk_continue_end(void)
     request_blk = NULL;
 }
 
-static bool may_write(BlockBackend *blk)
-{
-    return g_atomic_int_get(&blk->writable);
-}
-
 static int transfer(BlockBackend *blk, RequestKind kind, int64_t offset,
                     int64_t bytes, const struct iovec *iov, int niov, int flags)
 {
-    int64_t start_ns = note_use(blk);
+    int64_t start_ns = blk_note_use(blk);
     Request req;
     int ret;
 
@@ -555,7 +590,7 @@ static int transfer(BlockBackend *blk, RequestKind kind, int64_t offset,
               ? bdrv_pwritev(req.bs, offset, bytes, iov, niov, flags)
               : bdrv_preadv(req.bs, offset, bytes, iov, niov, flags);
     if (ret != -EAGAIN || !(flags & BDRV_REQ_NOWAIT)) {
-        account(blk, kind, offset, bytes, start_ns, ret);
+        blk_account(blk, kind, offset, bytes, start_ns, ret);
     }
     request_end(&req);
     return ret;
@@ -593,7 +628,7 @@ int blk_pwrite(BlockBackend *blk, int64_t offset, int64_t bytes,
 static int zero_or_discard(BlockBackend *blk, RequestKind kind, int64_t offset,
                            int64_t bytes, int flags)
 {
-    int64_t start_ns = note_use(blk);
+    int64_t start_ns = blk_note_use(blk);
     int64_t done = 0;
     int ret;
 
@@ -615,7 +650,7 @@ static int zero_or_discard(BlockBackend *blk, RequestKind kind, int64_t offset,
                                : bdrv_pdiscard(req.bs, pos, n);
         done += n;
         if (ret < 0 || done == bytes) {
-            account(blk, kind, offset, bytes, start_ns, ret);
+            blk_account(blk, kind, offset, bytes, start_ns, ret);
         }
         request_end(&req);
     } while (ret == 0 && done < bytes);
@@ -635,7 +670,7 @@ int blk_pdiscard(BlockBackend *blk, int64_t offset, int64_t bytes)
 
 int blk_flush(BlockBackend *blk)
 {
-    int64_t start_ns = note_use(blk);
+    int64_t start_ns = blk_note_use(blk);
     Request req;
     int ret = request_begin(&req, blk, 0, 0);
 
@@ -643,7 +678,7 @@ int blk_flush(BlockBackend *blk)
         return ret;
     }
     ret = bdrv_flush(req.bs);
-    account(blk, REQ_FLUSH, 0, 0, start_ns, ret);
+    blk_account(blk, REQ_FLUSH, 0, 0, start_ns, ret);
     request_end(&req);
     return ret;
 }

@@ -18,13 +18,7 @@ static const SchemaType on_off_auto_type = {
     .values = (const char *const[]){ "auto", "on", "off", NULL },
 };
 
-enum {
-    AIO_THREADS,
-    AIO_NATIVE,
-    AIO_IO_URING,
-};
-
-static const SchemaType aio_type = {
+const SchemaType file_aio_type = {
     .name = "BlockdevAioOptions",
     .kind = SCHEMA_ENUM,
     .doc = "QEMU's names of ways to make requests.",
@@ -59,11 +53,17 @@ static const SchemaType probe_type = {
     }
 #define AIO                                                                    \
     {                                                                          \
-        "aio", &aio_type,                                                      \
+        "aio", &file_aio_type,                                                 \
             .optional = true,                                                  \
-            .doc = "Accepted for compatibility: requests are made on the "     \
-                   "thread they come from, and \"threads\" (the default) is "  \
-                   "reported in use. \"native\" needs cache.direct=on."        \
+            .doc = "\"threads\" (the default): requests are made on the "      \
+                   "thread they come from. With \"io_uring\" those of NBD "    \
+                   "clients have no thread each where the exported node is "   \
+                   "this one or \"raw\" over it: with cache.direct=on, of "    \
+                   "32 KiB at most, and writes if it is a file on ext4 that "  \
+                   "nobody else can write to. If the kernel has no io_uring, " \
+                   "the node cannot be opened. \"native\" needs "              \
+                   "cache.direct=on, and is \"io_uring\" where there is "      \
+                   "one, else \"threads\"."                                    \
     }
 #define STATUS_CACHE                                                           \
     {                                                                          \
@@ -154,8 +154,8 @@ bool file_parse_options(JsonObject *options, bool direct, FileOptions *o,
         strategies[schema_get_enum(options, "status-probe", &probe_type, 0)];
     o->mode = schema_get_enum(options, "status-cache", &status_cache_mode_type,
                               STATUS_CACHE_ON);
-    if (schema_get_enum(options, "aio", &aio_type, AIO_THREADS) == AIO_NATIVE &&
-        !direct) {
+    o->aio = schema_get_enum(options, "aio", &file_aio_type, FILE_AIO_THREADS);
+    if (o->aio == FILE_AIO_NATIVE && !direct) {
         error_setg(errp, "aio=native was specified, but it requires "
                          "cache.direct=on, which was not specified.");
         return false;

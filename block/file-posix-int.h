@@ -71,6 +71,7 @@ struct FileState {
      */
     int sync_fd;
     bool direct;
+    bool submits;         /* direct requests may be: option aio */
     bool have_next;       /* next is open, and is going to take their place, */
     FileDescriptors next; /* but for sync_fd if there is one; graph mutex */
     bool holds_fdset;     /* filename is that of a set of descriptors */
@@ -127,15 +128,24 @@ enum {
     LOCKING_OFF,
 };
 
+/* The values of file_aio_type */
+enum {
+    FILE_AIO_THREADS,
+    FILE_AIO_NATIVE,
+    FILE_AIO_IO_URING,
+};
+
 typedef struct FileOptions {
     const char *filename; /* part of the options it was parsed from */
     int locking;          /* LOCKING_ */
+    int aio;              /* FILE_AIO_ */
     StatusProbeStrategy strategy;
     StatusCacheMode mode;
     bool learn_reads;
     StatusDiskOptions disk; /* granularity 0: not given */
 } FileOptions;
 
+extern const SchemaType file_aio_type;
 extern const SchemaType file_options_type, host_device_options_type;
 /* @options fit the type. False and @errp if they do not fit each other, or
  * @direct I/O. */
@@ -149,6 +159,9 @@ int file_preadv(BlockDriverState *bs, int64_t offset, int64_t bytes,
                 const struct iovec *iov, int niov, int flags);
 int file_pwritev(BlockDriverState *bs, int64_t offset, int64_t bytes,
                  const struct iovec *iov, int niov, int flags);
+bool file_may_submit(BlockDriverState *bs);
+BlkSubmitted file_submit_begin(BlockDriverState *bs, BlkSubmit *s);
+int file_submit_end(BlockDriverState *bs, BlkSubmit *s, ssize_t result);
 int file_flush(BlockDriverState *bs);
 /* Writeback has failed, and whoever learned it was no flush: none succeeds from now
  * on (rule 6). */
@@ -177,6 +190,7 @@ void file_account_discard(FileState *s, int64_t bytes, int ret);
  * rewrites whole pages, which they may share with it. While somebody holds the
  * lock, a file with direct I/O does not grow. Whether @end, where a write ends, is near.
  */
+bool file_is_near_tail(const FileState *s, int64_t end);
 bool file_lock_tail(FileState *s, int64_t end);
 void file_unlock_tail(FileState *s, bool locked);
 /* A write or zero-write up to @end, beyond the end of the disk, has had the result

@@ -22,6 +22,7 @@
 #include "block/status-json.h"
 #include "util/error.h"
 #include "util/fdset.h"
+#include "util/uring.h"
 
 #ifndef XFS_SUPER_MAGIC
 #define XFS_SUPER_MAGIC 0x58465342
@@ -235,6 +236,19 @@ static void find_file_system(FileState *s)
         (uint32_t)fs.f_type == EXT4_SUPER_MAGIC && is_plain_ext4(s->fd);
 }
 
+static bool set_up_aio(FileState *s, int aio, GError **errp)
+{
+    int ret = aio == FILE_AIO_THREADS ? 0 : uring_check();
+
+    if (ret < 0 && aio == FILE_AIO_IO_URING) {
+        error_setg_errno(errp, -ret, "Unable to use io_uring for '%s'",
+                         s->filename);
+        return false;
+    }
+    s->submits = aio != FILE_AIO_THREADS && ret == 0;
+    return true;
+}
+
 static bool join_disk(BlockDriverState *bs, FileOptions *o,
                       const struct stat *st, GError **errp)
 {
@@ -295,6 +309,7 @@ int file_open_as(BlockDriverState *bs, const FileKind *kind,
     cond_init(&s->flush_cond);
     s->holds_fdset = fdset_hold(s->filename);
     if (open_first(bs, &st, errp) && set_up_locks(s, o.locking, errp) &&
+        set_up_aio(s, o.aio, errp) &&
         kind->measure(bs, &st, &o.disk.length, &granularity, errp)) {
         s->direct = bs->cache_direct;
         s->page = MAX(sysconf(_SC_PAGESIZE), st.st_blksize);
@@ -413,7 +428,10 @@ void file_get_info(BlockDriverState *bs, JsonObject *image)
         json_object_set_int_member(image, "actual-size",
                                    (int64_t)st.st_blocks * 512);
     }
-    json_object_set_string_member(data, "aio", "threads");
+    json_object_set_string_member(
+        data, "aio",
+        file_aio_type.values[file_may_submit(bs) ? FILE_AIO_IO_URING
+                                                 : FILE_AIO_THREADS]);
     json_object_set_boolean_member(data, "locking", s->lock.enabled);
     json_object_set_object_member(data, "status-cache", cache_info(s));
     json_object_set_string_member(specific, "type", s->kind->driver);
@@ -474,6 +492,9 @@ const BlockDriver bdrv_file = {
     .pwrite_zeroes = file_pwrite_zeroes,
     .pdiscard = file_pdiscard,
     .flush = file_flush,
+    .may_submit = file_may_submit,
+    .submit_begin = file_submit_begin,
+    .submit_end = file_submit_end,
     .getlength = file_getlength,
     .truncate = file_truncate,
     .block_status = file_block_status,

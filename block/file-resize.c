@@ -20,12 +20,17 @@
 #include "block/file-posix-int.h"
 #include "util/error.h"
 
-bool file_lock_tail(FileState *s, int64_t end)
+bool file_is_near_tail(const FileState *s, int64_t end)
 {
     int64_t length = file_end(s);
 
     /* Should it grow now, then into pages behind those of who needs no lock. */
-    if (!s->direct || end <= length - length % s->page) {
+    return s->direct && end > length - length % s->page;
+}
+
+bool file_lock_tail(FileState *s, int64_t end)
+{
+    if (!file_is_near_tail(s, end)) {
         return false;
     }
     mutex_lock(&s->tail_lock);

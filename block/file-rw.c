@@ -259,6 +259,15 @@ static void end_submitted(FileState *s, int64_t bytes)
     __atomic_sub_fetch(&s->submitted, bytes, __ATOMIC_RELAXED);
 }
 
+/* Is it within a disk that ends with a block? */
+static bool is_within_blocks(BlockDriverState *bs, int64_t offset,
+                             int64_t bytes)
+{
+    int64_t end = file_end(bs->opaque);
+
+    return offset + bytes <= end && end % bs->limits.request_alignment == 0;
+}
+
 /*
  * Is it a direct write that may have to allocate? Then it is submitted, as ext4 would
  * let nobody else in until it has ended. Where data was seen there is something.
@@ -272,10 +281,10 @@ static void end_submitted(FileState *s, int64_t bytes)
 static bool begin_submitted(BlockDriverState *bs, int64_t offset, int64_t bytes)
 {
     FileState *s = bs->opaque;
-    int64_t pnum, end = file_end(s);
+    int64_t pnum;
 
     return s->exclusive_holes && s->direct && bytes > 0 &&
-           offset + bytes <= end && end % bs->limits.request_alignment == 0 &&
+           is_within_blocks(bs, offset, bytes) &&
            (status_cache_peek(s->cache, offset, bytes, &pnum) !=
                 BLOCK_STATE_DATA ||
             pnum < bytes) &&
@@ -307,6 +316,69 @@ int file_pwritev(BlockDriverState *bs, int64_t offset, int64_t bytes,
     file_unlock_tail(s, locked);
     if (ret == 0 && need_flush) {
         ret = file_flush(bs);
+    }
+    return ret;
+}
+
+/* ---- in two halves ------------------------------------------------------- */
+
+bool file_may_submit(BlockDriverState *bs)
+{
+    const FileState *s = bs->opaque;
+
+    return s->submits && s->direct;
+}
+
+static BlkSubmitted submit_write(BlockDriverState *bs, BlkSubmit *r)
+{
+    FileState *s = bs->opaque;
+    int64_t bytes = r->iov.iov_len;
+
+    if (file_is_near_tail(s, r->offset + bytes) || !s->exclusive_holes ||
+        !is_within_blocks(bs, r->offset, bytes) || !begin_alone(s, bytes)) {
+        return BLK_SUBMIT_NOT;
+    }
+    status_cache_write_begin(s->cache, &r->op, r->offset, bytes);
+    return BLK_SUBMIT_BEGUN;
+}
+
+BlkSubmitted file_submit_begin(BlockDriverState *bs, BlkSubmit *r)
+{
+    FileState *s = bs->opaque;
+
+    if (!file_may_submit(bs)) {
+        return BLK_SUBMIT_NOT;
+    }
+    r->fd = s->fd;
+    return r->is_write
+               ? submit_write(bs, r)
+               : status_read_submit(&s->reader, r->offset, r->iov.iov_len);
+}
+
+/* Is that the disk's answer? Otherwise it is asked again, and plainly: a request was
+ * cut short, or given up, or the kernel has no such way. */
+static bool is_answer(ssize_t result, int64_t bytes)
+{
+    return result == bytes ||
+           (result < 0 && result != -EAGAIN && result != -EINTR &&
+            result != -ECANCELED && result != -EINVAL && result != -EOPNOTSUPP);
+}
+
+int file_submit_end(BlockDriverState *bs, BlkSubmit *r, ssize_t result)
+{
+    FileState *s = bs->opaque;
+    int64_t bytes = r->iov.iov_len;
+    bool need_flush;
+    int ret = MIN(result, 0);
+
+    if (!is_answer(result, bytes)) {
+        ret = r->is_write ? do_write(bs, r->offset, bytes, &r->iov, 1, false,
+                                     false, &need_flush)
+                          : do_read(bs, r->offset, bytes, &r->iov, 1);
+    }
+    if (r->is_write) {
+        status_cache_write_end(s->cache, &r->op, ret == 0);
+        end_submitted(s, bytes);
     }
     return ret;
 }

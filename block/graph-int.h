@@ -6,6 +6,8 @@
 #define BLOCK_GRAPH_INT_H
 
 #include "block/block-int.h"
+#include "block/block-stats.h"
+#include "block/range-lock.h"
 
 /* Does this thread hold the graph mutex? */
 bool bdrv_graph_locked(void);
@@ -141,6 +143,21 @@ BlockDriverState *bdrv_find_overlay(const BlockDriverState *bs);
 /* The job that uses @bs or something that stands on it, borrowed; or NULL */
 const BdrvChild *bdrv_find_job(const BlockDriverState *bs);
 
+/* ---- io.c --------------------------------------------------------------- */
+
+/* For submit.c: may the driver get that as it is? */
+bool bdrv_fits_driver(BlockDriverState *bs, int64_t offset,
+                      const struct iovec *iov);
+/*
+ * The frame of a write that it may get as it is, within the disk. False: not so, or
+ * somebody holds the range; nothing has happened. end: the driver has settled its
+ * status cache; @touched: something was asked of the disk, successfully or not.
+ */
+bool bdrv_try_write_begin(BlockDriverState *bs, RangeHold *hold, int64_t offset,
+                          const struct iovec *iov);
+void bdrv_write_end(BlockDriverState *bs, RangeHold *hold, int64_t offset,
+                    int64_t bytes, bool touched);
+
 /* ---- block-backend.c ---------------------------------------------------- */
 
 void blk_gate_close(BlockBackend *blk);
@@ -150,5 +167,17 @@ void blk_gate_open(BlockBackend *blk);
 bool blk_is_job(BlockBackend *blk);
 bool blk_writes_below(BlockBackend *blk);
 const char *blk_user(BlockBackend *blk);
+/*
+ * For submit.c: inside the gate, without having waited, and @kind may be done in that
+ * range. The node to ask; or NULL, and it is outside.
+ */
+BlockDriverState *blk_try_enter(BlockBackend *blk, RequestKind kind,
+                                int64_t offset, int64_t bytes);
+void blk_leave_entered(BlockBackend *blk);
+/* A request begins or ends: when? In nanoseconds (guest-use.h) */
+int64_t blk_note_use(const BlockBackend *blk);
+/* A request that began at @start_ns has ended. */
+void blk_account(BlockBackend *blk, RequestKind kind, int64_t offset,
+                 int64_t bytes, int64_t start_ns, int ret);
 
 #endif

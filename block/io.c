@@ -264,6 +264,27 @@ static int write_flags(BlockDriverState *bs, int flags)
     return flags;
 }
 
+bool bdrv_fits_driver(BlockDriverState *bs, int64_t offset,
+                      const struct iovec *iov)
+{
+    int64_t bytes = iov->iov_len;
+
+    return bytes <= max_transfer(bs) && !must_bounce(bs, offset, bytes, iov, 1);
+}
+
+bool bdrv_try_write_begin(BlockDriverState *bs, RangeHold *hold, int64_t offset,
+                          const struct iovec *iov)
+{
+    int64_t bytes = iov->iov_len;
+
+    return !bdrv_is_read_only(bs) &&
+           bs->detect_zeroes == BDRV_DETECT_ZEROES_OFF &&
+           offset + bytes <= bdrv_driver_getlength(bs) &&
+           bdrv_fits_driver(bs, offset, iov) &&
+           (!bs->range_lock ||
+            range_lock_try_share(bs->range_lock, hold, offset, bytes));
+}
+
 static int write_begin(BlockDriverState *bs, RangeHold *hold, int64_t offset,
                        int64_t bytes)
 {
@@ -294,6 +315,15 @@ static void write_end(BlockDriverState *bs, RangeHold *hold, int64_t offset,
     if (bs->range_lock) {
         range_lock_release(bs->range_lock, hold);
     }
+}
+
+void bdrv_write_end(BlockDriverState *bs, RangeHold *hold, int64_t offset,
+                    int64_t bytes, bool touched)
+{
+    if (touched) {
+        counter_max(&bs->wr_highest_offset, offset + bytes);
+    }
+    write_end(bs, hold, offset, bytes, touched);
 }
 
 static int finish_fua(BlockDriverState *bs, int flags, int supported, int ret)
@@ -366,9 +396,8 @@ int bdrv_pwritev(BlockDriverState *bs, int64_t offset, int64_t bytes,
     }
     if (bytes > 0) {
         ret = any_rw(bs, true, offset, bytes, iov, niov, flags);
-        counter_max(&bs->wr_highest_offset, offset + bytes);
     }
-    write_end(bs, &hold, offset, bytes, bytes > 0);
+    bdrv_write_end(bs, &hold, offset, bytes, bytes > 0);
     return finish_fua(bs, flags, bs->drv->supported_write_flags, ret);
 }
 
@@ -474,10 +503,7 @@ int bdrv_pwrite_zeroes(BlockDriverState *bs, int64_t offset, int64_t bytes,
         touched = true;
         ret = plain_zeroes(bs, fast_end, end - fast_end, flags);
     }
-    if (touched) {
-        counter_max(&bs->wr_highest_offset, end);
-    }
-    write_end(bs, &hold, offset, bytes, touched);
+    bdrv_write_end(bs, &hold, offset, bytes, touched);
     return finish_fua(
         bs, flags,
         bs->drv->supported_zero_flags & bs->drv->supported_write_flags, ret);

@@ -151,6 +151,20 @@ static const RangeHold *first_in(const RangeLock *lock, int64_t start,
     return first;
 }
 
+bool range_lock_try_share(RangeLock *lock, RangeHold *hold, int64_t offset,
+                          int64_t bytes)
+{
+    MUTEX_GUARD(&lock->lock);
+
+    enter(lock, hold, offset, bytes, false);
+    if (must_wait(hold)) {
+        /* Nobody has seen it. */
+        remove_and_wake(lock, hold);
+        return false;
+    }
+    return true;
+}
+
 int64_t range_lock_try_acquire(RangeLock *lock, RangeHold *hold, int64_t offset,
                                int64_t bytes, int64_t align, int64_t *next)
 {

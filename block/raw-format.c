@@ -121,6 +121,13 @@ static bool in_window(RawState *s, int64_t offset, int64_t bytes)
     return !s->has_size || (offset <= s->size && bytes <= s->size - offset);
 }
 
+static bool raw_passes_on(BlockDriverState *bs)
+{
+    const RawState *s = bs->opaque;
+
+    return !s->has_size && s->offset == 0;
+}
+
 static int raw_preadv(BlockDriverState *bs, int64_t offset, int64_t bytes,
                       const struct iovec *iov, int niov, int flags)
 {
@@ -210,6 +217,7 @@ const BlockDriver bdrv_raw = {
     .pwritev = raw_pwritev,
     .pwrite_zeroes = raw_pwrite_zeroes,
     .pdiscard = raw_pdiscard,
+    .passes_on = raw_passes_on,
     .getlength = raw_getlength,
     .truncate = raw_truncate,
     .block_status = raw_block_status,

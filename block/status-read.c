@@ -238,6 +238,24 @@ int status_read(StatusReader *r, BlockDriverState *bs, int64_t offset,
     return ret;
 }
 
+BlkSubmitted status_read_submit(const StatusReader *r, int64_t offset,
+                                int64_t bytes)
+{
+    StatusCut cut;
+
+    if (r->learn) {
+        return BLK_SUBMIT_NOT;
+    }
+    if (!status_cache_cut_read(r->cache, offset, bytes, &r->limits, &cut, 1)) {
+        return BLK_SUBMIT_BEGUN;
+    }
+    if (cut.start > offset || cut.end < offset + bytes) {
+        return BLK_SUBMIT_NOT;
+    }
+    status_cache_account_cut(r->cache, bytes);
+    return BLK_SUBMIT_ZERO;
+}
+
 bool status_read_cut(const StatusReader *r, int64_t offset, int64_t bytes,
                      int64_t *pnum)
 {

@@ -8,6 +8,7 @@
 
 #include "block/block.h"
 #include "block/status-cache.h"
+#include "block/submit.h"
 #include "util/schema.h"
 #include "util/thread.h"
 
@@ -175,6 +176,18 @@ struct BlockDriver {
                          int flags);
     int (*pdiscard)(BlockDriverState *bs, int64_t offset, int64_t bytes);
     int (*flush)(BlockDriverState *bs);
+    /*
+     * The same in two halves (submit.h), of protocol drivers; or all NULL. may_submit:
+     * is it likely that there are such requests? begin: what preadv and pwritev do
+     * before their system call, if they would neither wait for anything before it, nor
+     * ask for anything else; sets fd. BLK_SUBMIT_NOT: nothing has happened. end: the
+     * rest, for which the kernel has answered @result; or all of it anew. 0 or -errno.
+     */
+    bool (*may_submit)(BlockDriverState *bs);
+    BlkSubmitted (*submit_begin)(BlockDriverState *bs, BlkSubmit *s);
+    int (*submit_end)(BlockDriverState *bs, BlkSubmit *s, ssize_t result);
+    /* Are reads and writes those of the child "file", as they are? NULL: no */
+    bool (*passes_on)(BlockDriverState *bs);
     /* Cheap, no system call, no wait: it is asked for at every request, and
      * under the short graph lock. NULL: the child's (bdrv_child_getlength). */
     int64_t (*getlength)(BlockDriverState *bs);

@@ -6,9 +6,8 @@
  *
  * Served strictly in order of arrival where ranges conflict (overlap, and at
  * least one of the two is exclusive), so nobody starves and, as one only ever
- * waits for those that came before, nobody waits in a circle. A thread holds at
- * most one range of a lock; while it does it may take a range of a node
- * further down.
+ * waits for those that came before, nobody waits in a circle. Who waits holds
+ * none of that lock, nor of a node further down.
  */
 #ifndef BLOCK_RANGE_LOCK_H
 #define BLOCK_RANGE_LOCK_H
@@ -39,6 +38,13 @@ void range_lock_free(RangeLock *lock);
 int range_lock_acquire(RangeLock *lock, RangeHold *hold, int64_t offset,
                        int64_t bytes, bool exclusive, BdrvCancel *cancel);
 void range_lock_release(RangeLock *lock, RangeHold *hold);
+
+/*
+ * Take [@offset, @offset + @bytes) shared, if range_lock_acquire() would not wait.
+ * For who holds any number of ranges at once: such a one must never wait for another.
+ */
+bool range_lock_try_share(RangeLock *lock, RangeHold *hold, int64_t offset,
+                          int64_t bytes);
 
 /*
  * For those who do not wait. All of it is exclusive; a range is free if nobody

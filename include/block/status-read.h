@@ -38,6 +38,13 @@ int status_read(StatusReader *r, BlockDriverState *bs, int64_t offset,
                 int (*read)(BlockDriverState *bs, int64_t offset, int64_t bytes,
                             const struct iovec *iov, int niov));
 
+/*
+ * The same in two halves, if @read is to read all of it and nothing is to be learned:
+ * BLK_SUBMIT_BEGUN, and nothing follows. ZERO: it is all zero (and accounted).
+ */
+BlkSubmitted status_read_submit(const StatusReader *r, int64_t offset,
+                                int64_t bytes);
+
 /* Is [@offset, ...) left out of a read of @bytes (accounted then), and how far
  * does the answer hold, of which *@pnum is at least 1? For BDRV_WANT_READ */
 bool status_read_cut(const StatusReader *r, int64_t offset, int64_t bytes,

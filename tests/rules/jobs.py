@@ -304,7 +304,7 @@ BREAKS = [
         guest_use_note''', '''    if (!blk) {
         guest_use_note'''),
     (BACKEND, 'guest-noted-end', 'when it has ended, too',
-     'note_use(blk) - start_ns', 'now_ns() - start_ns'),
+     'blk_note_use(blk) - start_ns', 'now_ns() - start_ns'),
     (BACKEND, 'guest-noted-job', 'and what jobs do is not',
      '''    if (!blk->is_job) {
         guest_use_note''', '''    if (blk) {

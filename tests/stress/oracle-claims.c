@@ -152,7 +152,9 @@ int oracle_read(Worker *w, int64_t offset, int64_t bytes, size_t shift)
     iov[0].iov_len =
         random_one_in(&w->rand, 4) ? 1 + random_below(&w->rand, bytes) : bytes;
     iov[1] = (struct iovec){ buf + iov[0].iov_len, bytes - iov[0].iov_len };
-    ret = blk_preadv(o->blk, offset, bytes, iov, iov[1].iov_len ? 2 : 1, 0);
+    if (!oracle_submit(w, false, offset, buf, bytes, &ret)) {
+        ret = blk_preadv(o->blk, offset, bytes, iov, iov[1].iov_len ? 2 : 1, 0);
+    }
     if (ret < 0) {
         return ret;
     }

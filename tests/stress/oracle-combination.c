@@ -98,11 +98,13 @@ static BlockDriverState *open_node(const Combination *c, const char *filename,
     g_autofree char *text = g_strdup_printf(
         "{'driver':'%s','node-name':'" NODE "','filename':'%s',"
         "'discard':'unmap','detect-zeroes':'%s','cache':{'direct':%s},"
+        "'aio':'%s',"
         "'status-cache-granularity':%" PRIu32
         ",'status-cache-learn-reads':%s%s}",
         c->place->device ? "host_device" : "file", filename,
         c->detect_zeroes ? "unmap" : "off", c->direct ? "true" : "false",
-        c->granularity, c->learn ? "true" : "false", probe);
+        c->direct ? "native" : "threads", c->granularity,
+        c->learn ? "true" : "false", probe);
 
     g_strdelimit(text, "'", '"');
     node = json_from_string(text, errp);
@@ -315,6 +317,7 @@ static void *worker(void *opaque)
         }
         pthread_barrier_wait(&o->barrier);
     } while (!oracle_stopped(o));
+    oracle_submit_end(w);
     return NULL;
 }
 

@@ -64,6 +64,11 @@ static bool fails(int one_in)
     return true;
 }
 
+bool faults_fail(void)
+{
+    return fails(FAIL_ONE_IN);
+}
+
 static ssize_t write_or_fail(int fd, const struct iovec *iov, int niov,
                              off_t offset, int flags, bool aio)
 {

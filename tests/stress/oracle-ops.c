@@ -148,7 +148,10 @@ static void do_write(Worker *w, OpKind kind)
     shadow_begin(o->shadow, w->number, kind, zeroes ? EFFECT_ZERO : EFFECT_DATA,
                  r.offset, r.bytes, value);
     attempt_begin(w);
-    ret = blk_pwritev(o->blk, r.offset, r.bytes, iov, niov, flags);
+    if (niov > 1 || flags ||
+        !oracle_submit(w, true, r.offset, buf, r.bytes, &ret)) {
+        ret = blk_pwritev(o->blk, r.offset, r.bytes, iov, niov, flags);
+    }
     shadow_end(o->shadow, w->number, attempt_end(w, kind, r, ret, false), ret);
 }
 

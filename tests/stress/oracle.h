@@ -47,6 +47,7 @@ typedef struct Settings {
 typedef struct Counts {
     int64_t ops[OP_KINDS];
     int64_t failed_on_purpose;
+    int64_t submitted; /* of the writes and reads: in two halves */
     int64_t zero_claims, zero_units; /* of zero, and how much of the disk */
     int64_t data_claims;
     int64_t read_backs, read_back_units; /* of claims of zero, past the node */
@@ -97,8 +98,9 @@ struct Worker {
     int resizes; /* begun and ended when the operation began */
     Counts counts;
     ShadowRead read;
-    char *buf;  /* MAX_REQUEST and a page */
-    char *side; /* the same, for reads past the node */
+    char *buf;             /* MAX_REQUEST and a page */
+    char *side;            /* the same, for reads past the node */
+    struct io_uring *ring; /* or NULL */
 };
 
 /* ---- oracle-combination.c ----------------------------------------------- */
@@ -142,6 +144,14 @@ void oracle_check_map(Worker *w);
 /* Are the counters of the cache what they can be? */
 void oracle_check_counters(Worker *w, const Counts *all);
 
+/* ---- oracle-submit.c ---------------------------------------------------- */
+
+/* Do it in two halves, with the result *@ret; or false, and nothing has happened. */
+bool oracle_submit(Worker *w, bool is_write, int64_t offset, void *buf,
+                   int64_t bytes, int *ret);
+/* At the end of the thread */
+void oracle_submit_end(Worker *w);
+
 /* ---- oracle-faults.c ---------------------------------------------------- */
 
 /* The system calls of the prober, that let others go first here and there */
@@ -152,5 +162,7 @@ extern const StatusProbeOps faults_probe_ops;
  */
 void faults_begin(Random *rand, bool yields);
 bool faults_end(void);
+/* Is something else that is done now to fail on purpose? */
+bool faults_fail(void);
 
 #endif

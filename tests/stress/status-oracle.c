@@ -239,12 +239,13 @@ static void print_total(const Counts *c, double seconds)
            " MiB together, %" PRId64 " of them read past the node (%" PRId64
            " MiB to which nobody wrote meanwhile); %" PRId64
            " reads compared (%" PRId64 " MiB); %" PRId64
-           " requests failed on purpose; the whole disk compared %" PRId64
+           " requests failed on purpose; %" PRId64
+           " were submitted; the whole disk compared %" PRId64
            " times; %" PRId64 " failures\n",
            counts_requests(c), c->zero_claims, c->zero_units * UNIT / MIB,
            c->read_backs, c->read_back_units * UNIT / MIB, c->node_reads,
-           c->node_read_units * UNIT / MIB, c->failed_on_purpose, c->pauses,
-           c->failures);
+           c->node_read_units * UNIT / MIB, c->failed_on_purpose, c->submitted,
+           c->pauses, c->failures);
 }
 
 int main(int argc, char **argv)

@@ -173,7 +173,7 @@ START_TEST(test_information)
     json_node_set_object(node, data);
     text = json_to_string(node, FALSE);
     ck_assert_str_eq(text,
-                     "{\"aio\":\"threads\",\"locking\":false,\"status-cache\":"
+                     "{\"aio\":\"io_uring\",\"locking\":false,\"status-cache\":"
                      "{\"mode\":\"data-only\",\"granularity\":4096,"
                      "\"size\":123456,\"strategy\":\"seek\"}}");
 

@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Rings of io_uring(7), as this kernel does them best */
+#ifndef UTIL_URING_H
+#define UTIL_URING_H
+
+#include <stdbool.h>
+
+struct io_uring;
+
+/*
+ * A ring for @entries requests that are not yet asked of the kernel, and twice as many
+ * that are done. Only the thread that has made it may use it. 0, or -errno: ENOSYS or
+ * EPERM where the kernel has none, or not for us; EMFILE, ENOMEM where it is short of
+ * something. Any thread
+ */
+int uring_init(struct io_uring *ring, unsigned entries);
+/* Could a ring be made? The same. */
+int uring_check(void);
+
+#endif
