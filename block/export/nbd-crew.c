@@ -138,7 +138,7 @@ static bool release_turn(NbdConn *conn)
     return conn->called;
 }
 
-static void pass_turn(NbdConn *conn)
+void nbd_crew_pass_turn(NbdConn *conn)
 {
     bool called;
 
@@ -199,7 +199,7 @@ void nbd_crew_will_wait(NbdThread *thread)
     __atomic_store_n(&thread->may_hold, 0, __ATOMIC_RELAXED);
     thread->keeps = false;
     if (end_keeping(thread)) {
-        pass_turn(conn);
+        nbd_crew_pass_turn(conn);
     }
     send_waiting(conn);
 }
@@ -302,7 +302,7 @@ static bool do_request(NbdThread *thread)
     if (keeps_turn(conn) && !is_long(conn, &thread->req)) {
         mine = do_keeping_turn(thread);
     } else {
-        pass_turn(conn);
+        nbd_crew_pass_turn(conn);
         send_waiting(conn);
         run_request(thread, false);
     }
@@ -320,6 +320,13 @@ static bool is_next_here(NbdThread *thread)
            nbd_buffer_has_room(thread, NBD_IN_BYTES);
 }
 
+/* While @thread has the turn: requests that need no thread. Does it have it still? */
+static bool use_ring(NbdThread *thread)
+{
+    return !nbd_ring_is_for(thread) ||
+           (send_keeping_turn(thread) && nbd_ring_serve(thread));
+}
+
 /* False if the thread has left the crew when it returns */
 static bool serve(NbdThread *thread)
 {
@@ -331,16 +338,16 @@ static bool serve(NbdThread *thread)
         if (!mine && (turn = take_turn(thread)) != TURN_TAKEN) {
             break;
         }
-        if (!is_next_here(thread)) {
+        mine = use_ring(thread);
+        if (mine && !is_next_here(thread)) {
             mine = send_keeping_turn(thread);
-            if (!mine) {
-                continue;
+        }
+        if (mine) {
+            if (!nbd_request_receive(thread)) {
+                break;
             }
+            mine = do_request(thread);
         }
-        if (!nbd_request_receive(thread)) {
-            break;
-        }
-        mine = do_request(thread);
         if (!mine && nbd_conn_should_yield(conn)) {
             nbd_buffer_free(thread);
             if (nbd_conn_yield(conn)) {
@@ -368,6 +375,7 @@ void *nbd_crew_main(void *opaque)
     if (conn->deadline == 0 || nbd_negotiate(conn)) {
         member = serve(&thread);
     }
+    nbd_ring_free(&thread);
     nbd_buffer_free(&thread);
     cond_destroy(&thread.cond);
     if (member) {

@@ -12,6 +12,7 @@
  *   nbd-buffer.c     request memory
  *   nbd-negotiate.c  the handshake
  *   nbd-request.c    requests: taken off the socket, and done
+ *   nbd-ring.c       requests that the kernel carries out by itself
  *   nbd-read.c       READ
  *   nbd-status.c     BLOCK_STATUS
  *   nbd-reply.c      replies, in the three forms there are
@@ -92,6 +93,7 @@ typedef struct NbdExport {
 } NbdExport;
 
 typedef struct NbdThread NbdThread;
+typedef struct NbdRing NbdRing;
 
 enum {
     NBD_IN_BYTES = 64 * 1024,  /* received at once, a connection */
@@ -134,6 +136,9 @@ typedef struct NbdConn {
     /* Bytes received but not used yet; belong to whoever has the turn */
     uint8_t in[NBD_IN_BYTES];
     size_t in_start, in_end;
+    /* The same: so many requests go the plain way before nbd-ring.c is asked again, and
+     * so many did the last time */
+    unsigned ring_pause, ring_miss;
 
     Mutex lock;
     bool turn_taken;    /* lock: a thread reads from the socket */
@@ -189,6 +194,7 @@ struct NbdThread {
      * conn->out, as long as out.sent is held_since. */
     size_t held;
     unsigned held_since;
+    NbdRing *ring; /* NULL until it needs one */
 };
 
 extern Mutex nbd_lock; /* names, connections, the share-out of helpers */
@@ -279,6 +285,21 @@ void nbd_crew_will_wait(NbdThread *thread);
  * else is needed to take it. */
 bool nbd_crew_take_turn_away(NbdConn *conn);
 
+/* The turn is another's. Waits for nothing */
+void nbd_crew_pass_turn(NbdConn *conn);
+
+/* ---- nbd-ring.c --------------------------------------------------------- */
+
+/* For who has the turn: may the next requests be for nbd_ring_serve()? */
+bool nbd_ring_is_for(NbdThread *t);
+/*
+ * Receive requests and do them, as long as they can be submitted. Nothing waits in
+ * @t's buffer to be sent. True: @t still has the turn, and the next request goes the
+ * plain way; false: it has given it away. What was begun has ended, either way.
+ */
+bool nbd_ring_serve(NbdThread *t);
+void nbd_ring_free(NbdThread *t);
+
 /* ---- nbd-io.c ----------------------------------------------------------- */
 
 /* Exactly @bytes, or a negative errno (-EPIPE at the end). */
@@ -312,6 +333,8 @@ bool nbd_out_try_send(NbdConn *conn);
  * negative errno. Then nbd_out_end(), with whether that went well, the same way.
  */
 int nbd_out_begin(NbdConn *conn);
+/* As nbd_out_begin(), but waits for nothing: -EAGAIN, and it is not so. */
+int nbd_out_try_begin(NbdConn *conn);
 void nbd_out_end(NbdConn *conn, int ret);
 /* Does anything wait to be sent? Without a lock: no, if all that the caller
  * knows of was sent. */
@@ -344,6 +367,10 @@ bool nbd_negotiate(NbdConn *conn);
 
 /* Was the next request received already, as a whole? For who has the turn */
 bool nbd_request_is_here(NbdConn *conn);
+/* Can it ever be received as a whole? */
+bool nbd_request_fits(NbdConn *conn);
+/* If it is here: the request, checked, and how long its head is. It stays there. */
+bool nbd_request_peek(NbdConn *conn, NbdRequest *req, size_t *head);
 /* How many more were, about, if they are like @req? For who has the turn */
 unsigned nbd_request_more(NbdConn *conn, const NbdRequest *req);
 /*
@@ -378,6 +405,28 @@ void nbd_reply_error(NbdThread *thread, int ret, const char *message);
 bool nbd_reply_chunk(NbdThread *thread, uint16_t type, bool done,
                      const void *fields, size_t fields_size, const void *data,
                      size_t data_size);
+/*
+ * The same for who sends by himself: replies as bytes, and data that stays where it
+ * is. data, hole: of what comes after the first @done bytes of a READ; it is the end of
+ * the reply if it is the end of the READ. A hole, only to a client that takes chunks;
+ * only they get less than all data at once.
+ */
+typedef struct NbdReply {
+    uint8_t head[64];
+    size_t head_size;
+    const void *data;
+    size_t data_size;
+} NbdReply;
+void nbd_reply_make_ok(NbdReply *reply, const NbdConn *conn,
+                       const NbdRequest *req);
+void nbd_reply_make_error(NbdReply *reply, const NbdConn *conn,
+                          const NbdRequest *req, int ret, const char *message);
+void nbd_reply_make_data(NbdReply *reply, const NbdConn *conn,
+                         const NbdRequest *req, uint32_t done, const void *data,
+                         uint32_t bytes);
+void nbd_reply_make_hole(NbdReply *reply, const NbdConn *conn,
+                         const NbdRequest *req, uint32_t done, uint32_t bytes);
+bool nbd_reply_send(NbdThread *thread, const NbdReply *reply);
 /* The head of a simple reply, for whoever sends data behind it */
 NbdSimpleReply nbd_simple_reply(const NbdRequest *req, uint32_t error);
 

@@ -80,6 +80,20 @@ int nbd_out_begin(NbdConn *conn)
     return send_out(conn, 0);
 }
 
+int nbd_out_try_begin(NbdConn *conn)
+{
+    int ret;
+
+    if (!mutex_trylock(&conn->send_lock)) {
+        return -EAGAIN;
+    }
+    ret = send_out(conn, MSG_DONTWAIT);
+    if (ret == -EAGAIN) {
+        mutex_unlock(&conn->send_lock);
+    }
+    return ret;
+}
+
 void nbd_out_end(NbdConn *conn, int ret)
 {
     finish(conn, ret);

@@ -199,15 +199,21 @@ static bool receive_payload(NbdThread *t, uint64_t bytes)
     return true;
 }
 
-static bool receive_header(NbdConn *conn, NbdRequest *req)
+static size_t header_size(const NbdConn *conn)
+{
+    return conn->extended ? sizeof(NbdExtendedRequestHeader)
+                          : sizeof(NbdRequestHeader);
+}
+
+/* False: it is none */
+static bool parse_header(const NbdConn *conn, const void *bytes,
+                         NbdRequest *req)
 {
     NbdExtendedRequestHeader extended;
     NbdRequestHeader header;
 
     if (conn->extended) {
-        if (nbd_conn_recv(conn, &extended, sizeof(extended)) < 0) {
-            return false;
-        }
+        memcpy(&extended, bytes, sizeof(extended));
         *req = (NbdRequest){
             .flags = GUINT16_FROM_BE(extended.flags),
             .type = GUINT16_FROM_BE(extended.type),
@@ -217,9 +223,7 @@ static bool receive_header(NbdConn *conn, NbdRequest *req)
         };
         return GUINT32_FROM_BE(extended.magic) == NBD_EXTENDED_REQUEST_MAGIC;
     }
-    if (nbd_conn_recv(conn, &header, sizeof(header)) < 0) {
-        return false;
-    }
+    memcpy(&header, bytes, sizeof(header));
     *req = (NbdRequest){
         .flags = GUINT16_FROM_BE(header.flags),
         .type = GUINT16_FROM_BE(header.type),
@@ -228,6 +232,14 @@ static bool receive_header(NbdConn *conn, NbdRequest *req)
         .length = GUINT32_FROM_BE(header.length),
     };
     return GUINT32_FROM_BE(header.magic) == NBD_REQUEST_MAGIC;
+}
+
+static bool receive_header(NbdConn *conn, NbdRequest *req)
+{
+    uint8_t header[sizeof(NbdExtendedRequestHeader)];
+
+    return nbd_conn_recv(conn, header, header_size(conn)) == 0 &&
+           parse_header(conn, header, req);
 }
 
 /* How long is the request of which @have bytes have come? At least as much as
@@ -265,10 +277,30 @@ bool nbd_request_is_here(NbdConn *conn)
     return have > 0 && request_size(conn, have) <= have;
 }
 
+bool nbd_request_fits(NbdConn *conn)
+{
+    return request_size(conn, conn->in_end - conn->in_start) <=
+           sizeof(conn->in);
+}
+
+bool nbd_request_peek(NbdConn *conn, NbdRequest *req, size_t *head)
+{
+    if (!nbd_request_is_here(conn)) {
+        return false;
+    }
+    *head = header_size(conn);
+    if (!parse_header(conn, conn->in + conn->in_start, req)) {
+        req->error = -EINVAL;
+    } else {
+        req->contexts = conn->contexts;
+        req->error = check_request(conn, req);
+    }
+    return true;
+}
+
 unsigned nbd_request_more(NbdConn *conn, const NbdRequest *req)
 {
-    size_t size = conn->extended ? sizeof(NbdExtendedRequestHeader)
-                                 : sizeof(NbdRequestHeader);
+    size_t size = header_size(conn);
 
     if (req->type == NBD_CMD_WRITE) {
         size += req->length;

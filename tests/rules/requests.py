@@ -5,7 +5,7 @@ The file, name, what is taken out, the text to find, the text to put there
 """
 from sources import (
     REOPEN, PERMISSIONS, IO, IOV, WAIT, BACKEND, GROUP, STATE, OBJECT,
-    SECRET, READ, RW, THROTTLE, CREW)
+    SECRET, READ, RW, THROTTLE, CREW, RANGE, RAW, SUBMIT, NBD_RING)
 
 BREAKS = [
     (REOPEN, 'reopen-unchanged', 'what a node is does not change',
@@ -51,16 +51,16 @@ BREAKS = [
      'bdrv_hurry_end(blk->cancel);', ''),
     (CREW, 'nowait-turn', 'who has to wait gives the turn away',
      '''    if (end_keeping(thread)) {
-        pass_turn(conn);
+        nbd_crew_pass_turn(conn);
     }
     send_waiting(conn);''', '    send_waiting(conn);'),
     (CREW, 'flush-turn', 'who flushes gives the turn away',
      'keeps_turn(conn) && !is_long(conn, &thread->req)', 'keeps_turn(conn)'),
     (CREW, 'nowait-send', 'who has to wait sends what waits',
-     '''        pass_turn(conn);
+     '''        nbd_crew_pass_turn(conn);
     }
     send_waiting(conn);
-}''', '''        pass_turn(conn);
+}''', '''        nbd_crew_pass_turn(conn);
     }
 }'''),
     (BACKEND, 'nowait-count', 'a read that did not wait is no failure',
@@ -103,4 +103,78 @@ BREAKS = [
      '        explicit_bzero(bytes, size);\n', ''),
     (SECRET, 'secret-read', 'so is what they were read into',
      'wipe_free(buf, capacity);', 'g_free(buf);'),
+    (BACKEND, 'submit-permission', 'who may not write begins no write',
+     '(kind != REQ_READ && !may_write(blk))', '0'),
+    (BACKEND, 'submit-within', 'what is begun lies within the disk',
+     '    if (check_range(blk, offset, bytes) < 0) {\n        gate_leave(blk);\n        return NULL;',
+     '    if (!blk->root) {\n        gate_leave(blk);\n        return NULL;'),
+    (RAW, 'submit-window', 'a window is not what lies below it',
+     'return !s->has_size && s->offset == 0;', 'return true;'),
+    (RANGE, 'share-waits', 'who would have to wait does not share a range',
+     '''    enter(lock, hold, offset, bytes, false);
+    if (must_wait(hold)) {''', '''    enter(lock, hold, offset, bytes, false);
+    if (0) {'''),
+    (RANGE, 'share-leaves', 'and is not in line for it',
+     '''        remove_and_wake(lock, hold);
+        return false;
+    }
+    return true;''', '''        return false;
+    }
+    return true;'''),
+    (IO, 'submit-range', 'a write that is begun holds its range',
+     'range_lock_try_share(bs->range_lock, hold, offset, bytes));',
+     'range_lock_try_share(bs->range_lock, hold, offset, 0));'),
+    (IO, 'submit-detect', 'zeroes are detected before a write is begun',
+     '           bs->detect_zeroes == BDRV_DETECT_ZEROES_OFF &&\n', ''),
+    (IO, 'submit-read-only', 'no write to a node that is read-only is begun',
+     'return !bdrv_is_read_only(bs) &&', 'return'),
+    (IO, 'submit-bounce', 'only what the driver takes is begun',
+     '!must_bounce(bs, offset, bytes, iov, 1)', '1'),
+    (SUBMIT, 'submit-undone', 'what is not begun holds nothing',
+     '''            end_frames(s, s->n_nodes, false);
+        }''', '''        }'''),
+    (SUBMIT, 'submit-outside', 'and is not inside the gate',
+     'if (begun != BLK_SUBMIT_BEGUN) {', 'if (0) {'),
+    (SUBMIT, 'submit-dirty', 'rule 9: a write that has ended is marked',
+     'end_frames(s, s->n_nodes, true);', 'end_frames(s, s->n_nodes, false);'),
+    (SUBMIT, 'submit-drain', 'who drains waits until it has ended',
+     '''                ret);
+    blk_leave_entered(s->blk);''', '''                ret);'''),
+    (READ, 'submit-learn', 'reads that are to teach are not begun',
+     '''    if (r->learn) {
+        return BLK_SUBMIT_NOT;''', '''    if (0) {
+        return BLK_SUBMIT_NOT;'''),
+    (RW, 'submit-1', 'rule 1: data is marked before it goes out',
+     'status_cache_write_begin(s->cache, &r->op, r->offset, bytes);',
+     'status_cache_write_begin(s->cache, &r->op, r->offset, 0);'),
+    (RW, 'submit-failed', 'what has failed is unknown',
+     'status_cache_write_end(s->cache, &r->op, ret == 0);',
+     'status_cache_write_end(s->cache, &r->op, true);'),
+    (RW, 'submit-alone', 'nobody else writes while writes are submitted',
+     '|| !begin_alone(s, bytes)) {', '|| (begin_alone(s, bytes) && 0)) {'),
+    (RW, 'submit-tail', 'nothing is submitted where pages are written',
+     '!is_within_blocks(bs, r->offset, bytes) ||', ''),
+    (RW, 'submit-file-system', 'nor where the file system may do so',
+     '!s->exclusive_holes ||', ''),
+    (RW, 'submit-short', 'what was cut short is done as a whole',
+     'return result == bytes ||', 'return result >= 0 ||'),
+    (RW, 'submit-again', 'what the kernel gives back is done',
+     'result != -EAGAIN && ', ''),
+    (NBD_RING, 'ring-turn', 'who would have to wait gives the turn away',
+     '    nbd_crew_pass_turn(conn);\n', ''),
+    (NBD_RING, 'ring-socket', 'and receives no more',
+     '    stop_receiving(t);\n    if', '    if'),
+    (NBD_RING, 'ring-deaf', 'nobody waits to send while requests are begun',
+     '&r->n_rest, MSG_DONTWAIT);', '&r->n_rest, 0);'),
+    (NBD_RING, 'ring-room', 'where there is room again, more is begun',
+     '            continue; /* there may be room for more */\n', ''),
+    (NBD_RING, 'ring-stable', 'what is to be stable is no such request',
+     '''!(req->flags & ~NBD_CMD_FLAG_PAYLOAD_LEN) &&
+           !conn->exp->common.writethrough''', '''1'''),
+    (NBD_RING, 'ring-hole', 'who asks for data gets no hole',
+     '''slot->zero && t->conn->structured &&
+               !(req->flags & NBD_CMD_FLAG_DF)''',
+     'slot->zero && t->conn->structured'),
+    (NBD_RING, 'ring-zero', 'zeroes that were not read are made',
+     'memset(data, 0, req->length);', ''),
 ]

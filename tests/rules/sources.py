@@ -50,6 +50,10 @@ IO = 'block/io.c'
 IOV = 'util/iov.c'
 WAIT = 'block/wait.c'
 BACKEND = 'block/block-backend.c'
+RANGE = 'block/range-lock.c'
+RAW = 'block/raw-format.c'
+SUBMIT = 'block/submit.c'
+NBD_RING = 'block/export/nbd-ring.c'
 GROUP = 'block/throttle-group.c'
 THROTTLE = 'block/throttle.c'
 CREW = 'block/export/nbd-crew.c'
@@ -82,12 +86,12 @@ TESTS = {
     SEEK: PROBE_TESTS,
     QUERY: PROBE_TESTS,
     LOCK: ('image-lock', 'file-share', 'file-reopen'),
-    READ: ('read-around', 'read-nowait', 'file-posix'),
+    READ: ('submit', 'read-around', 'read-nowait', 'file-posix'),
     VERIFY: ('status-verify',),
     REGISTRY: ('status-registry', 'file-share', 'file-reopen', 'host-device',
                'file-resize'),
     FILE: ('file-faults', 'file-share', 'host-device', 'file-posix'),
-    RW: ('file-faults', 'file-share', 'host-device', 'file-posix',
+    RW: ('submit', 'file-faults', 'file-share', 'host-device', 'file-posix',
          'file-resize', 'read-nowait'),
     RESIZE: ('file-posix', 'file-resize'),
     AGAIN: ('file-reopen', 'file-share'),
@@ -118,10 +122,14 @@ TESTS = {
     COPY_TARGET: ('backup', 'mirror'),
     BACKUP: ('backup', 'guests-first'),
     BACKUP_START: ('backup',),
-    IO: ('block-io',),
+    RANGE: ('submit', 'range-lock'),
+    RAW: ('submit',),
+    SUBMIT: ('submit',),
+    NBD_RING: ('nbd-ring',),
+    IO: ('submit', 'block-io'),
     IOV: ('iov',),
     WAIT: ('wait',),
-    BACKEND: ('throttle', 'read-nowait', 'guests-first'),
+    BACKEND: ('submit', 'throttle', 'read-nowait', 'guests-first'),
     GROUP: ('throttle',),
     THROTTLE: ('throttle',),
     CREW: ('nbd-crew', 'nbd-together'),

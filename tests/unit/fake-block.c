@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #include "fake-block.h"
 
+#include <fcntl.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "block/block-int.h"
 #include "monitor/qmp.h"
@@ -26,6 +28,20 @@ static void __attribute__((constructor)) fake_init(void)
     cond_init(&fake.changed);
 }
 
+/* What the kernel is asked for is a byte: of what has many, or of a pipe where there
+ * is none until the test writes it. */
+static int zeroes = -1, held[2] = { -1, -1 };
+
+static void close_all(void)
+{
+    if (zeroes >= 0) {
+        close(zeroes);
+        close(held[0]);
+        close(held[1]);
+        zeroes = -1;
+    }
+}
+
 void fake_reset(int64_t size)
 {
     g_assert(fake.backends == 0 && fake.in_flight == 0);
@@ -40,6 +56,9 @@ void fake_reset(int64_t size)
     fake.status = g_malloc(size / FAKE_BLOCK + 1);
     memset(fake.status, BDRV_BLOCK_ZERO, size / FAKE_BLOCK + 1);
     fake.hold = fake.hang = false;
+    fake.submits = false;
+    fake.submitted = 0;
+    close_all();
     fake.holes = false;
     memset(fake.error, 0, sizeof(fake.error));
     fake.error_from = 0;
@@ -241,6 +260,85 @@ int blk_block_status(BlockBackend *blk, int64_t offset, int64_t bytes,
         }
         *pnum = MIN(end * FAKE_BLOCK - offset, bytes);
         ret |= BDRV_BLOCK_ALLOCATED;
+    }
+    return leave(offset, ret);
+}
+
+/* ---- requests in two halves ---------------------------------------------- */
+
+void fake_answer(int n)
+{
+    g_autofree char *bytes = g_malloc0(n);
+
+    g_assert(write(held[1], bytes, n) == n);
+}
+
+bool blk_may_submit(BlockBackend *blk)
+{
+    MUTEX_GUARD(&fake.lock);
+
+    return fake.submits;
+}
+
+static bool all_zero(int64_t offset, int64_t bytes)
+{
+    int64_t end = offset + bytes;
+
+    while (fake.holes && offset < end &&
+           fake.status[offset / FAKE_BLOCK] == BDRV_BLOCK_ZERO) {
+        offset += FAKE_BLOCK - offset % FAKE_BLOCK;
+    }
+    return offset >= end;
+}
+
+BlkSubmitted blk_submit_begin(BlkSubmit *s, BlockBackend *blk, bool is_write,
+                              int64_t offset, void *buf, int64_t bytes)
+{
+    static char byte;
+
+    g_assert(bytes > 0 && bytes <= BLK_SUBMIT_MAX);
+    MUTEX_GUARD(&fake.lock);
+    g_assert(offset >= 0 && bytes <= fake.size - offset);
+    if (!fake.submits) {
+        return BLK_SUBMIT_NOT;
+    }
+    if (!is_write && all_zero(offset, bytes)) {
+        return BLK_SUBMIT_ZERO;
+    }
+    if (zeroes < 0) {
+        zeroes = open("/dev/zero", O_RDONLY | O_CLOEXEC);
+        g_assert(zeroes >= 0 && pipe2(held, O_CLOEXEC) == 0);
+    }
+    *s = (BlkSubmit){
+        .fd = fake.hold ? held[0] : zeroes,
+        .iov = { &byte, 1 },
+        .op = { .kind = is_write ? FAKE_WRITE : FAKE_READ,
+                .offset = offset,
+                .bytes = bytes },
+        .nodes = { buf },
+    };
+    fake.count[s->op.kind]++;
+    fake.submitted++;
+    fake.in_flight++;
+    cond_broadcast(&fake.changed);
+    return BLK_SUBMIT_BEGUN;
+}
+
+int blk_submit_end(BlkSubmit *s, ssize_t result)
+{
+    FakeOp op = s->op.kind;
+    int64_t offset = s->op.offset, bytes = s->op.bytes;
+    int ret = 0;
+
+    g_assert(result == 1);
+    mutex_lock(&fake.lock);
+    if (fake.error[op] && offset + bytes > fake.error_from) {
+        ret = -fake.error[op];
+    } else if (op == FAKE_WRITE) {
+        memcpy(fake.data + offset, s->nodes[0], bytes);
+        set_status(offset, bytes, BDRV_BLOCK_DATA);
+    } else {
+        memcpy(s->nodes[0], fake.data + offset, bytes);
     }
     return leave(offset, ret);
 }

@@ -38,6 +38,9 @@ typedef struct FakeDisk {
     uint8_t *status; /* BDRV_BLOCK_DATA, _ZERO per block */
     bool holes;      /* zeroes among that are known without a probe */
 
+    bool submits;       /* requests can be in two halves, */
+    unsigned submitted; /* and so many were */
+
     bool hold;           /* requests wait in the disk until this is false, */
     int permits;         /* or until one of so many lets them pass */
     bool hang;           /* and nobody can tell them to give up */
@@ -70,6 +73,9 @@ void fake_hold(bool hold);
 /* Let one request of those that are held back pass, and wait until it has
  * left. */
 void fake_let_one_pass(void);
+/* Of those that were submitted while requests are held back, let so many pass: they
+ * do not if that ends. */
+void fake_answer(int n);
 /* Wait until so many requests are in the disk. */
 void fake_wait_in_flight(int n);
 unsigned fake_count(FakeOp op);
