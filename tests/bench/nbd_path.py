@@ -30,6 +30,7 @@ WORDS = {READ: "4 KiB random read", WRITE: "4 KiB random write",
          READ_ALL: "1 MiB read in order", WRITE_ALL: "1 MiB write in order"}
 FRESH, OVERLAY = "qcow2, fresh", "qcow2, overlay"
 FILE = "file"
+OURS_URING, STOCK_URING = "ours, io_uring", "stock, io_uring"
 
 # System calls a read of 4 KiB at depth 16 in the page cache: receive, read, send,
 # and a little to pass the socket on where the machine is busy. Most often 2.
@@ -100,6 +101,8 @@ class Images:
         self.folder, self.size = folder, size
         self.raw = disk.written(self._path("raw"), size)
         self.direct = disk.written(self._path("direct"), size)
+        # Who submits writes has to be alone.
+        self.uring = disk.written(self._path("uring"), size)
         self.full = self._path("full")
         run("qemu-img", "create", "-q", "-f", "qcow2", self.full, size)
         # Not zeroes, which qemu-img would leave out
@@ -118,7 +121,8 @@ class Images:
     def of(self, case, server):
         """The file for that server, as the case begins"""
         if case.kind == "raw":
-            return self.direct if case.direct else self.raw
+            return (self.raw if not case.direct else
+                    self.uring if server == OURS_URING else self.direct)
         name = self._path(server)
         if case.kind == "qcow2":
             run("cp", self.full, name)
@@ -139,10 +143,14 @@ def start(name, image, case):
     if name == "ours":
         return nbd_server.QemuStorageDaemon(
             image, form=form, program=iotests.DAEMON, options=options)
+    if name == OURS_URING:
+        return nbd_server.QemuStorageDaemon(
+            image, form=form, program=iotests.DAEMON,
+            options=f"{options},file.aio=io_uring")
     if name == "stock":
         return nbd_server.QemuStorageDaemon(image, form=form,
                                             options=options + alone)
-    if name == "stock, io_uring":
+    if name == STOCK_URING:
         return nbd_server.QemuStorageDaemon(
             image, form=form, options=f"{options}{alone},file.aio=io_uring")
     if name == "qemu-nbd":
@@ -156,7 +164,9 @@ def start(name, image, case):
 def peers(case):
     yield "stock"
     if case.direct:
-        yield "stock, io_uring"
+        yield STOCK_URING
+        if case.kind == "raw":
+            yield OURS_URING
     yield "qemu-nbd"
     # Its file plugin knows no format and no O_DIRECT.
     if case.kind == "raw" and not case.direct:
@@ -250,13 +260,29 @@ def both(case, images, rounds, seconds, requests):
     return seen, cpu, counts
 
 
-def goal(case, figures):
+def goal(case, others):
     """(peer, factor)"""
     if (case.rw, case.depth, case.direct, case.kind) == (READ, 16, False,
                                                          "raw"):
         return "nbdkit", 1.2
-    servers = [name for name in figures if name not in ("ours", FILE)]
-    return max(servers, key=lambda name: statistics.median(figures[name])), 1.0
+    servers = [name for name in others if name != FILE]
+    return max(servers, key=lambda name: statistics.median(others[name])), 1.0
+
+
+def compare(b, case, figures, counts):
+    """A row of ours, and if it has two ways, of each: io_uring with io_uring"""
+    def row(title, ours):
+        own = {"ours": counts[ours], **theirs} if ours in counts else theirs
+        b.ratio(title, case.unit, bench.MORE, figures[ours], others,
+                goal=goal(case, others), counts=own)
+
+    both_ours = "ours", OURS_URING
+    others = {name: figures[name] for name in figures if name not in both_ours}
+    theirs = {name: counts[name] for name in counts if name not in both_ours}
+    if OURS_URING in figures:
+        row(f"{case.name}, io_uring", OURS_URING)
+        del others[STOCK_URING]
+    row(case.name, "ours")
 
 
 def measure(b, case, images, counting):
@@ -276,9 +302,7 @@ def measure(b, case, images, counting):
             done.p99_us for done in results)
     figures = {name: [case.figure(done) for done in results]
                for name, results in seen.items()}
-    b.ratio(case.name, case.unit, bench.MORE, figures["ours"],
-            {name: figure for name, figure in figures.items()
-             if name != "ours"}, goal=goal(case, figures), counts=counts)
+    compare(b, case, figures, counts)
     return ({name: statistics.median(figure)
              for name, figure in figures.items()}, counts)
 
