@@ -124,7 +124,8 @@ static int read_with(BlockDriverState *bs, int64_t offset, int64_t bytes,
         }
     } while (offset + n < end && end > seen);
     if (offset + n < end) {
-        return -EIO;
+        /* Linux 5.9 and 5.10 return 0, not EAGAIN, for what they would wait for. */
+        return rwf & RWF_NOWAIT ? -EAGAIN : -EIO;
     }
     iov_zero(iov, niov, n, bytes - n);
     return 0;

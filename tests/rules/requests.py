@@ -69,6 +69,8 @@ BREAKS = [
      'if (ret == -EAGAIN && r->fd >= 0)', 'if (0)'),
     (RW, 'nowait-again', 'not to wait is tried once where that cannot be had',
      'file_set_found(bs->opaque, FILE_NO_NOWAIT);', ''),
+    (RW, 'nowait-end', 'what is not there without waiting is no error',
+     'rwf & RWF_NOWAIT ? -EAGAIN : -EIO', '-EIO'),
     (THROTTLE, 'nowait-throttle', 'who came through is not sent back',
      'flags &= ~BDRV_REQ_NOWAIT;', ''),
     (GROUP, 'turns', 'members of a group take turns',

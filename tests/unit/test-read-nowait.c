@@ -14,7 +14,8 @@
 static BlockDriverState *node, *raw;
 static BlockBackend *blk;
 
-/* errno of reads that may not wait, and how much of them is there; 0: as it is */
+/* errno of reads that may not wait, or -1: they return 0; and how much of them is
+ * there; 0: as it is */
 static int nowait_errno;
 static size_t nowait_there;
 static int waiting, not_waiting; /* how many reads were of either kind */
@@ -28,6 +29,9 @@ ssize_t __wrap_preadv64v2(int fd, const struct iovec *iov, int niov,
     *(flags & RWF_NOWAIT ? &not_waiting : &waiting) += 1;
     if (!(flags & RWF_NOWAIT)) {
         return __real_preadv64v2(fd, iov, niov, offset, flags);
+    }
+    if (nowait_errno < 0 && nowait_there == 0) {
+        return 0;
     }
     if (nowait_errno && nowait_there == 0) {
         errno = nowait_errno;
@@ -50,29 +54,33 @@ int __wrap_posix_fadvise64(int fd, off_t offset, off_t bytes, int advice)
     return __real_posix_fadvise64(fd, offset, bytes, advice);
 }
 
-static BlockDriverState *open_raw(void)
+static BlockDriverState *open_with(const char *text)
 {
-    static const char text[] =
-        "{\"driver\": \"raw\", \"node-name\": \"r\", \"file\": \"n\"}";
     g_autoptr(JsonNode) options = json_from_string(text, NULL);
     BlockDriverState *bs;
 
     bdrv_graph_lock();
     bs = bdrv_open(json_node_get_object(options), NULL);
     bdrv_graph_unlock();
+    ck_assert_ptr_nonnull(bs);
     return bs;
+}
+
+static void use(BlockDriverState *bs)
+{
+    bdrv_graph_lock();
+    blk = blk_new("test", false, BLK_PERM_CONSISTENT_READ | BLK_PERM_WRITE,
+                  BLK_PERM_ALL);
+    ck_assert(blk_attach(blk, bs, NULL));
+    bdrv_graph_unlock();
 }
 
 static void open_disk(const char *options)
 {
     node = open_node("n", options);
-    raw = open_raw();
-    ck_assert_ptr_nonnull(raw);
-    bdrv_graph_lock();
-    blk = blk_new("test", false, BLK_PERM_CONSISTENT_READ | BLK_PERM_WRITE,
-                  BLK_PERM_ALL);
-    ck_assert(blk_attach(blk, raw, NULL));
-    bdrv_graph_unlock();
+    raw = open_with(
+        "{\"driver\": \"raw\", \"node-name\": \"r\", \"file\": \"n\"}");
+    use(raw);
 }
 
 static void setup(void)
@@ -150,6 +158,19 @@ START_TEST(test_half_is_there)
     ck_assert_int_eq(read_at(0, 8192, BDRV_REQ_NOWAIT), -EAGAIN);
     ck_assert_int_eq(not_waiting, 2);
     ck_assert_int_eq(waiting, 0);
+}
+END_TEST
+
+/* Some kernels say so as if the file ended there. It is no error, and not zero. */
+START_TEST(test_not_there_without_errno)
+{
+    open_disk("");
+    nowait_errno = -1;
+    ck_assert_int_eq(read_at(4096, 8192, BDRV_REQ_NOWAIT), -EAGAIN);
+    nowait_there = 4096;
+    ck_assert_int_eq(read_at(0, 8192, BDRV_REQ_NOWAIT), -EAGAIN);
+    ck_assert_uint_eq(stats().failed_rd_operations, 0);
+    ck_assert_int_eq(read_at(4096, 8192, 0), 0);
 }
 END_TEST
 
@@ -262,6 +283,7 @@ int main(void)
     tcase_add_test(tc, test_there);
     tcase_add_test(tc, test_not_there);
     tcase_add_test(tc, test_half_is_there);
+    tcase_add_test(tc, test_not_there_without_errno);
     tcase_add_test(tc, test_not_supported);
     tcase_add_test(tc, test_direct);
     tcase_add_test(tc, test_skipped_once);
