@@ -104,10 +104,11 @@ int qcow2_read_old(Qcow2State *s, Qcow2ClusterType type, uint64_t host,
     return 0;
 }
 
-/* One run of clusters; how many bytes, or -errno */
+/* One run of clusters; how many bytes, or -errno. Where it may have waited, or has
+ * worked, what comes after it does not send the request back: it would do so again. */
 static int64_t read_run(Qcow2State *s, int64_t offset, int64_t bytes,
                         Qcow2Slice *slice, int64_t skip, int64_t total,
-                        int flags)
+                        int *flags)
 {
     const struct iovec *iov = slice->iov;
     int niov = slice->niov;
@@ -125,7 +126,10 @@ static int64_t read_run(Qcow2State *s, int64_t offset, int64_t bytes,
         niov = iov_slice(iov, niov, skip, n, slice->part);
         iov = slice->part;
     }
-    ret = qcow2_read_old(s, type, host, offset, n, iov, niov, flags);
+    ret = qcow2_read_old(s, type, host, offset, n, iov, niov, *flags);
+    if (type != QCOW2_CLUSTER_NORMAL && !qcow2_reads_as_zero(s, type)) {
+        *flags &= ~BDRV_REQ_NOWAIT;
+    }
     return ret < 0 ? ret : n;
 }
 
@@ -152,7 +156,7 @@ int qcow2_preadv(BlockDriverState *bs, int64_t offset, int64_t bytes,
     qcow2_slice_init(&slice, iov, niov);
     while (n >= 0 && done < in_disk) {
         n = read_run(s, offset + done, in_disk - done, &slice, done, bytes,
-                     flags);
+                     &flags);
         done += n;
     }
     qcow2_slice_free(&slice);

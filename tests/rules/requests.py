@@ -5,7 +5,8 @@ The file, name, what is taken out, the text to find, the text to put there
 """
 from sources import (
     REOPEN, PERMISSIONS, IO, IOV, WAIT, BACKEND, GROUP, STATE, OBJECT,
-    SECRET, READ, RW, THROTTLE, CREW, RANGE, RAW, SUBMIT, NBD_RING)
+    SECRET, READ, RW, THROTTLE, QCOW2_RW, CREW, RANGE, RAW, SUBMIT,
+    NBD_RING)
 
 BREAKS = [
     (REOPEN, 'reopen-unchanged', 'what a node is does not change',
@@ -71,6 +72,8 @@ BREAKS = [
      'file_set_found(bs->opaque, FILE_NO_NOWAIT);', ''),
     (RW, 'nowait-end', 'what is not there without waiting is no error',
      'rwf & RWF_NOWAIT ? -EAGAIN : -EIO', '-EIO'),
+    (QCOW2_RW, 'nowait-behind', 'what has been waited for is not done again',
+     '*flags &= ~BDRV_REQ_NOWAIT;', ''),
     (THROTTLE, 'nowait-throttle', 'who came through is not sent back',
      'flags &= ~BDRV_REQ_NOWAIT;', ''),
     (GROUP, 'turns', 'members of a group take turns',

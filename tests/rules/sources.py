@@ -56,6 +56,7 @@ SUBMIT = 'block/submit.c'
 NBD_RING = 'block/export/nbd-ring.c'
 GROUP = 'block/throttle-group.c'
 THROTTLE = 'block/throttle.c'
+QCOW2_RW = 'block/qcow2-rw.c'
 CREW = 'block/export/nbd-crew.c'
 STATE = 'block/throttle-state.c'
 OBJECT = 'util/object.c'
@@ -132,6 +133,7 @@ TESTS = {
     BACKEND: ('submit', 'throttle', 'read-nowait', 'guests-first'),
     GROUP: ('throttle',),
     THROTTLE: ('throttle',),
+    QCOW2_RW: ('read-nowait',),
     CREW: ('nbd-crew', 'nbd-together'),
     STATE: ('throttle-state',),
     OBJECT: ('object',),

@@ -7,6 +7,7 @@
 #include <glib/gstdio.h>
 
 #include "file-node.h"
+#include "qcow2-disk.h"
 #include "test-fs.h"
 #include "unit-main.h"
 #include "wrapped-calls.h"
@@ -271,6 +272,38 @@ START_TEST(test_row_goes_on)
 }
 END_TEST
 
+/* ---- overlays ----------------------------------------------------------- */
+
+/* What was read in the backing file has been waited for, at its limits, too: the rest
+ * is read at once, not all of it again. */
+START_TEST(test_behind_backing)
+{
+    g_autofree char *name = g_strdup_printf("%s/overlay", test_fs[0].dir);
+    g_autofree char *text =
+        g_strdup_printf("{\"driver\": \"qcow2\", \"node-name\": \"q\", "
+                        "\"backing\": \"n\", \"file\": "
+                        "{\"driver\": \"file\", \"filename\": \"%s\"}}",
+                        name);
+    GBytes *image = qcow2_disk_image(3, 16, MIB);
+    static const char data[4096] = "y";
+
+    ck_assert(g_file_set_contents(name, g_bytes_get_data(image, NULL),
+                                  g_bytes_get_size(image), NULL));
+    g_bytes_unref(image);
+    node = open_node("n", "");
+    use(open_with(text));
+    ck_assert_int_eq(blk_pwrite(blk, 64 * KIB, 4096, data, 0), 0);
+    nowait_errno = EAGAIN;
+    ck_assert_int_eq(read_at(60 * KIB, 8192, BDRV_REQ_NOWAIT), 0);
+    ck_assert_uint_eq(stats().rd_operations, 1);
+    /* The other way round nothing has been done when it is sent back. */
+    waiting = 0;
+    ck_assert_int_eq(read_at(124 * KIB, 8192, BDRV_REQ_NOWAIT), -EAGAIN);
+    ck_assert_int_eq(waiting, 0);
+    g_remove(name);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("read-nowait");
@@ -288,6 +321,7 @@ int main(void)
     tcase_add_test(tc, test_direct);
     tcase_add_test(tc, test_skipped_once);
     tcase_add_test(tc, test_row_goes_on);
+    tcase_add_test(tc, test_behind_backing);
     suite_add_tcase(s, tc);
     ret = unit_main(s);
     test_fs_tear_down();
