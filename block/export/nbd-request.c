@@ -283,13 +283,28 @@ bool nbd_request_fits(NbdConn *conn)
            sizeof(conn->in);
 }
 
+/*
+ * Is it known where the request ends, and what may follow it? Of a WRITE with extended
+ * headers without that flag nobody knows whether data follows, and data must not be
+ * taken for requests. What is too long is taken off the socket only where the length
+ * has but 32 bits.
+ */
+static bool has_end(const NbdConn *conn, const NbdRequest *req)
+{
+    bool payload = req->flags & NBD_CMD_FLAG_PAYLOAD_LEN;
+
+    return !conn->extended || (payload ? req->length <= NBD_MAX_REQUEST
+                                       : req->type != NBD_CMD_WRITE);
+}
+
 bool nbd_request_peek(NbdConn *conn, NbdRequest *req, size_t *head)
 {
     if (!nbd_request_is_here(conn)) {
         return false;
     }
     *head = header_size(conn);
-    if (!parse_header(conn, conn->in + conn->in_start, req)) {
+    if (!parse_header(conn, conn->in + conn->in_start, req) ||
+        !has_end(conn, req)) {
         req->error = -EINVAL;
     } else {
         req->contexts = conn->contexts;
@@ -313,25 +328,14 @@ bool nbd_request_receive(NbdThread *t)
     NbdConn *conn = t->conn;
     NbdRequest *req = &t->req;
 
-    if (!receive_header(conn, req) || req->type == NBD_CMD_DISC) {
+    if (!receive_header(conn, req) || req->type == NBD_CMD_DISC ||
+        !has_end(conn, req)) {
         return false;
     }
     req->contexts = conn->contexts;
-    if (conn->extended) {
-        bool payload = req->flags & NBD_CMD_FLAG_PAYLOAD_LEN;
-
-        /*
-         * Of a WRITE without that flag nobody knows whether data follows, and
-         * data must not be taken for requests. What is too long is taken off
-         * the socket only where the length has but 32 bits.
-         */
-        if ((req->type == NBD_CMD_WRITE && !payload) ||
-            (payload && req->length > NBD_MAX_REQUEST)) {
-            return false;
-        }
-        if (payload && req->type != NBD_CMD_WRITE) {
-            return receive_payload(t, req->length);
-        }
+    if (conn->extended && (req->flags & NBD_CMD_FLAG_PAYLOAD_LEN) &&
+        req->type != NBD_CMD_WRITE) {
+        return receive_payload(t, req->length);
     }
     req->error = check_request(conn, req);
     if (req->type == NBD_CMD_WRITE && req->length > 0) {

@@ -221,6 +221,17 @@ START_TEST(test_extended)
 }
 END_TEST
 
+/* Nobody knows whether data follows. */
+START_TEST(test_write_without_payload)
+{
+    int fd = peer_open_extended("rw");
+
+    peer_request_extended(fd, 0, NBD_CMD_WRITE, 1, BLOCK, BLOCK);
+    peer_expect_eof(fd);
+    ck_assert_uint_eq(submitted(), 0);
+}
+END_TEST
+
 START_TEST(test_zero_as_data)
 {
     uint8_t data[BLOCK];
@@ -613,6 +624,7 @@ int main(void)
     tcase_add_test(tc, test_writes);
     tcase_add_test(tc, test_structured);
     tcase_add_test(tc, test_extended);
+    tcase_add_test(tc, test_write_without_payload);
     tcase_add_test(tc, test_zero_as_data);
     tcase_add_test(tc, test_many_zeroes);
     tcase_add_test(tc, test_errors);
