@@ -11,10 +11,11 @@ struct io_uring;
  * A ring for @entries requests that are not yet asked of the kernel, and twice as many
  * that are done. Only the thread that has made it may use it. 0, or -errno: ENOSYS or
  * EPERM where the kernel has none, or not for us; EMFILE, ENOMEM where it is short of
- * something. Any thread
+ * something, and EMFILE, too, where half of the descriptors that this process may have
+ * are in use. Any thread
  */
 int uring_init(struct io_uring *ring, unsigned entries);
-/* Could a ring be made? The same. */
+/* Could a ring be made, if there are descriptors? The same. */
 int uring_check(void);
 
 #endif

@@ -4,7 +4,8 @@
  * whether they begin after the greeting, or in the transmission phase with or
  * without structured replies or extended headers; how many metadata contexts
  * there are, and how much memory for requests; whether the disk fails; and whether its
- * zeroes are known. Or the rest is requests of five bytes each: type, flags,
+ * zeroes are known. The lowest bit of the last one: whether the disk takes requests in
+ * two halves (nbd-ring.c). Or the rest is requests of five bytes each: type, flags,
  * where, and how long. These are sent as they have to be, and then all that comes
  * must be their replies (nbd-replies.h).
  */
@@ -232,6 +233,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     nbd_limits.small_buffer = 65536;
     nbd_limits.memory = how & HOW_NO_MEMORY ? 0 : 512 << 20;
     fake.holes = how & HOW_HOLES;
+    fake.submits = data[size - 1] & 1;
     for (int op = 0; op < FAKE_OPS; op++) {
         fake_fail(op, how & HOW_FAILS ? EIO : 0, SIZE / 2);
     }
