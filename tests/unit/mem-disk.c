@@ -6,6 +6,7 @@
 #include <sched.h>
 #include <string.h>
 
+#include "block/guest-use.h"
 #include "util/iov.h"
 
 #define MAX_IN_FLIGHT 64
@@ -275,6 +276,8 @@ BlockDriverState *mem_disk_new(const char *node_name, int64_t length)
 {
     BlockDriverState *bs;
 
+    /* Jobs hold back for a second after others used disks: not those of this one. */
+    guest_use_forget();
     new_length = length;
     bs = bdrv_new_internal(&mem_driver, node_name, NULL);
     ck_assert(bs != NULL);
