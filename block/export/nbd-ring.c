@@ -86,7 +86,7 @@ void nbd_ring_free(NbdThread *t)
 {
     if (t->ring) {
         g_assert(t->ring->begun == 0 && !t->ring->receiving);
-        io_uring_queue_exit(&t->ring->uring);
+        uring_exit(&t->ring->uring);
         g_free(t->ring);
         t->ring = NULL;
     }

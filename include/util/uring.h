@@ -15,6 +15,8 @@ struct io_uring;
  * are in use. Any thread
  */
 int uring_init(struct io_uring *ring, unsigned entries);
+/* Its thread, or another when that uses it no more. Nothing is under way. */
+void uring_exit(struct io_uring *ring);
 /* Could a ring be made, if there are descriptors? The same. */
 int uring_check(void);
 

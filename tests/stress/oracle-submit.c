@@ -85,7 +85,7 @@ bool oracle_submit(Worker *w, bool is_write, int64_t offset, void *buf,
 void oracle_submit_end(Worker *w)
 {
     if (w->ring) {
-        io_uring_queue_exit(w->ring);
+        uring_exit(w->ring);
         g_clear_pointer(&w->ring, g_free);
     }
 }

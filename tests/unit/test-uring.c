@@ -30,7 +30,7 @@ START_TEST(test_works)
     ck_assert_uint_eq(io_uring_cq_ready(&ring), 4);
     ck_assert_int_eq(io_uring_peek_cqe(&ring, &cqe), 0);
     ck_assert_int_eq(cqe->res, 0);
-    io_uring_queue_exit(&ring);
+    uring_exit(&ring);
 }
 END_TEST
 
@@ -43,7 +43,7 @@ START_TEST(test_workers)
     ck_assert_int_eq(uring_init(&ring, 4), 0);
     ck_assert_int_eq(io_uring_register_iowq_max_workers(&ring, workers), 0);
     ck_assert_uint_eq(workers[0], 16);
-    io_uring_queue_exit(&ring);
+    uring_exit(&ring);
 }
 END_TEST
 
@@ -67,7 +67,7 @@ START_TEST(test_descriptors)
     close(next);
     close(fd);
     ck_assert_int_eq(uring_init(&ring, 4), 0);
-    io_uring_queue_exit(&ring);
+    uring_exit(&ring);
 }
 END_TEST
 
