@@ -11,8 +11,8 @@
  * done at once, a thread therefore keeps the turn while it does one, at the
  * risk that this one is slow. For a flush it never does; a read that the page cache
  * does not have tells so beforehand, and its thread gives the turn away; from any
- * other that is slow the watch (nbd-conn.c) takes it. Replies to these may wait for each other, as long
- * as further requests are there (nbd-out.c).
+ * other that is slow the watch (nbd-conn.c) takes it. Replies to these may wait for
+ * each other, as long as further requests are there (nbd-out.c).
  *
  * A crew begins with one thread, which does the handshake, and never has fewer.
  * When the turn is given away and nobody waits for it, a helper is asked for, up
